@@ -1,0 +1,134 @@
+"""Curvature estimators: a :class:`Sample` in, a :class:`Parabola` out."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Parabola, Per, Sample
+
+# The smallest normal float32 keeps 0/0 at 0 and leaves every other ratio as it is.
+_TINY = jnp.finfo(jnp.float32).tiny
+
+
+class UncentredMoments(NamedTuple):
+    """Running means over slopes s and positions x, one per parabola and one for the whole.
+
+    Each is float32 of shape [n + 1]; the last entry belongs to the displacement of all
+    parameters together.
+    """
+
+    slope: jax.Array
+    slope_square: jax.Array
+    position: jax.Array
+
+    def readings(self) -> dict[str, jax.Array]:
+        signal, curvature, offset = jax.vmap(uncentred_kernel)(*self)
+        return {"signal": signal, "curvature": curvature, "offset": offset}
+
+    def restart(self) -> "UncentredMoments":
+        return UncentredMoments(*(jnp.zeros_like(moment) for moment in self))
+
+
+def uncentred_kernel(
+    slope: jax.Array, slope_square: jax.Array, position: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Signal, curvature and offset of a parabola with its extremum at the anchor.
+
+    Args:
+      slope: mean of s, scalar.
+      slope_square: mean of s^2, scalar.
+      position: mean of x, scalar.
+
+    Returns:
+      E[s] / sqrt(E[s^2]), E[s] / E[x] and -E[x]; 0 where nothing has moved yet.
+    """
+    signal = slope / jnp.sqrt(jnp.maximum(slope_square, _TINY))
+    return signal, slope / jnp.maximum(position, _TINY), -position
+
+
+def estimate_uncentred(
+    *, memory: float = 29.0, pooling: float = 0.5, per: Per = "tensor"
+) -> optax.GradientTransformationExtraArgs:
+    r"""Curvature about the anchor, from the uncentred moment; unbiased under noise.
+
+    The model is :math:`s = \lambda x`: a parabola whose extremum is the anchor of the
+    tracker. Its curvature is :math:`\lambda = E[s] / E[x]`. Position and direction were
+    fixed before the noise of the slope was drawn, so gradient noise adds variance and no
+    bias: no phantom curvature. :math:`\lambda > 0` says that the mean of the past is a
+    better place than the present (the steps are too long), :math:`\lambda < 0` that the
+    extremum still lies ahead, or that the loss bends down.
+
+    One tensor's slopes are noisy; the signal of each parabola is therefore pooled with
+    that of the whole, and slope and curvature follow the pooled signal.
+
+    Args:
+      memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of
+        the run.
+      pooling: share of the whole's signal in every parabola's, in [0, 1].
+      per: granularity of the parabolas; the same as the tracker's.
+
+    Returns:
+      A link from :class:`Sample` to :class:`Parabola`.
+
+    Raises:
+      ValueError: a constant is out of range, or `per` differs from the tracker's.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._curvature import uncentred_kernel
+      >>> signal, curvature, offset = uncentred_kernel(
+      ...     jnp.float32(6.0), jnp.float32(36.0), jnp.float32(3.0)
+      ... )
+      >>> print(signal, curvature, offset)
+      1.0 2.0 -3.0
+    """
+    _tree.check_range("memory", memory, 0.0)
+    _tree.check_range("pooling", pooling, 0.0, 1.0)
+
+    def init(params: Any) -> UncentredMoments:
+        zeros = jnp.zeros(_tree.Layout.of(params, per).size + 1, jnp.float32)
+        return UncentredMoments(zeros, zeros + 0.0, zeros + 0.0)
+
+    def update(
+        updates: Sample, state: UncentredMoments, params: Any = None, **extra_args: Any
+    ) -> tuple[Parabola, UncentredMoments]:
+        del params, extra_args
+        sample = updates
+        slope, position = _with_whole(sample.slope, sample.position)
+        if slope.shape != state.slope.shape:
+            raise ValueError(
+                f"the tracker samples {slope.shape[0] - 1} parabolas, this estimator was"
+                f" initialised for {state.slope.shape[0] - 1}: give both the same per."
+            )
+        # At least the last two samples, so that one of them never decides alone.
+        weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
+        fitted = UncentredMoments(
+            *(
+                mean + weight * (value - mean)
+                for mean, value in zip(state, (slope, slope**2, position), strict=True)
+            )
+        )
+        state = _tree.where(sample.finite, fitted, state)
+
+        signal, _, offset = jax.vmap(uncentred_kernel)(*state)
+        pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]
+        rms = jnp.sqrt(state.slope_square[:-1])
+        parabola = Parabola(
+            sample=sample,
+            curvature=pooled * rms / jnp.maximum(state.position[:-1], _TINY),
+            offset=offset[:-1],
+            signal=pooled,
+        )
+        return parabola, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _with_whole(slope: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Appends slope and position along the displacement of all parameters together."""
+    whole = jnp.sqrt(jnp.sum(position**2))
+    along = jnp.sum(slope * position) / jnp.maximum(whole, _TINY)
+    return jnp.append(slope, along), jnp.append(position, whole)

@@ -1,0 +1,177 @@
+"""Readouts over the state of an optimizer, wherever the state sits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Anchored, Per, Readable
+
+
+def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
+    r"""What the parabolas say now, as a flat dictionary to log.
+
+    Works on the state of any program that holds one of this package's optimizers: inside
+    ``optax.chain``, ``masked``, ``partition``, ``MultiSteps``, ``inject_hyperparams`` or
+    ``apply_if_finite``; also under ``jit``.
+
+    Args:
+      state: an optimizer state.
+      per: the granularity that was given to the optimizer.
+
+    Returns:
+      Scalars ``step_size`` (geometric mean over the parabolas), ``curvature`` (loss units
+      per squared parameter unit), ``offset`` (signed distance to the extremum, parameter
+      units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
+      parameters came) of the displacement of all parameters together, ``count`` (samples
+      taken) and ``skipped`` (steps with a gradient that was not finite); and the same four
+      for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. For
+      ``partition`` into several optimizers of this package the scalars are means over them,
+      and ``skipped`` is the largest.
+
+    Raises:
+      ValueError: the state holds none of this package's links, or was made with another `per`.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_sgd(initial_step=1e-3)
+      >>> state = optimizer.init({"w": jnp.ones(3)})
+      >>> print(po.metrics(state)["step_size/w"].round(6))
+      0.001
+    """
+    models = _models(state)
+    combined: dict[str, list[jax.Array]] = {}
+    tensors: dict[str, jax.Array] = {}
+    for anchor, links in models:
+        layout = _tree.Layout.of(anchor, per)
+        paths = _tree.leaf_paths(anchor)
+        for link in links:
+            for name, values in link.readings().items():
+                if values.ndim == 0:
+                    combined.setdefault(name, []).append(values)
+                    continue
+                own, whole = _split_whole(name, values, layout.size)
+                combined.setdefault(name, []).append(whole)
+                for path, value in zip(paths, layout.split(own), strict=True):
+                    tensors[f"{name}/{path}"] = value
+    return {name: _combine(name, jnp.stack(values)) for name, values in combined.items()} | tensors
+
+
+def eval_params(state: Any, params: Any) -> Any:
+    """Averaged parameters for evaluation: the mean over the last tenth of the run.
+
+    The parameters themselves are always usable; their mean is better, because it does not
+    carry the noise of the last steps. For a program that holds batch statistics or the like
+    outside the parameters, recompute those for the averaged parameters.
+
+    Args:
+      state: an optimizer state, as in :func:`metrics`.
+      params: the parameters the state belongs to.
+
+    Returns:
+      A tree like `params`, in its dtypes. Leaves that no optimizer of this package holds
+      (masked out, or frozen) are returned as they are.
+
+    Raises:
+      ValueError: the optimizer keeps no average (``tail_power=None``), or the state holds
+        none of this package's links.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> optimizer = po.parabolic_adam()
+      >>> params = {"w": jnp.array([1.0, -2.0])}
+      >>> state = optimizer.init(params)
+      >>> print(po.eval_params(state, params)["w"])
+      [ 1. -2.]
+    """
+    for link in _links(state, Anchored):
+        if link.tail is None:
+            raise ValueError(
+                "this optimizer keeps no averaged parameters (tail_power=None): use the"
+                " parameters themselves, or construct it with tail_power=9."
+            )
+        params = jax.tree.map(
+            lambda mean, own: own if _is_masked(mean) else mean.astype(own.dtype),
+            link.tail,
+            params,
+            is_leaf=_is_masked,
+        )
+    return params
+
+
+def reset(state: Any) -> Any:
+    """Forgets the statistics and averages, and keeps the step sizes and the base's state.
+
+    For a break in the problem: new data, pruned or reloaded parameters, a new phase of
+    continual training. The next step starts new averages from the parameters it is given.
+
+    Args:
+      state: an optimizer state, as in :func:`metrics`.
+
+    Returns:
+      A state of the same structure.
+
+    Raises:
+      ValueError: the state holds none of this package's links.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_adam()
+      >>> params = {"w": jnp.array([1.0, -2.0])}
+      >>> state = optimizer.init(params)
+      >>> _, state = optimizer.update(params, state, params)
+      >>> print(po.metrics(po.reset(state))["count"])
+      0
+    """
+    _links(state, Readable)
+    return jax.tree.map(
+        lambda node: node.restart() if isinstance(node, Readable) else node,
+        state,
+        is_leaf=lambda node: isinstance(node, Readable),
+    )
+
+
+def _links(state: Any, role: type) -> list[Any]:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Readable))
+    links = [node for node in nodes if isinstance(node, role)]
+    if not links:
+        raise ValueError(
+            "this state holds no link of parabolic_optax; pass the state that"
+            " optimizer.init or optimizer.update returned."
+        )
+    return links
+
+
+def _models(state: Any) -> list[tuple[Any, list[Any]]]:
+    """Groups the links into models: every tracker begins one, and names its tensors."""
+    models: list[tuple[Any, list[Any]]] = []
+    for link in _links(state, Readable):
+        if isinstance(link, Anchored):
+            models.append((link.anchor, [link]))
+        elif models:
+            models[-1][1].append(link)
+    return models
+
+
+def _split_whole(name: str, values: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Values per parabola, and the value for the whole: its own, or a geometric mean."""
+    if values.shape[0] == size + 1:
+        return values[:-1], values[-1]
+    if values.shape[0] == size:
+        return values, jnp.exp(jnp.mean(jnp.log(values)))
+    raise ValueError(
+        f"the state holds {values.shape[0]} values of {name}, but per describes {size}"
+        " parabolas: pass the per that was given to the optimizer."
+    )
+
+
+def _combine(name: str, values: jax.Array) -> jax.Array:
+    if name in ("count", "skipped"):
+        return jnp.max(values)
+    return jnp.exp(jnp.mean(jnp.log(values))) if name == "step_size" else jnp.mean(values)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

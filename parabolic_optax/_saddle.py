@@ -1,0 +1,71 @@
+"""Saddle sign-flip: where the parabola bends down, away from its extremum."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Parabola
+
+
+def flip_kernel(
+    curvature: jax.Array, offset: jax.Array, position: jax.Array, cap: float | jax.Array
+) -> jax.Array:
+    """Offset after the flip, one parabola.
+
+    Args:
+      curvature: second derivative along the direction, scalar.
+      offset: signed distance to the extremum, scalar.
+      position: signed coordinate of the parameters, scalar.
+      cap: largest allowed distance, in multiples of |position|.
+
+    Returns:
+      The offset, negated where the curvature is negative, clipped to cap |position|.
+    """
+    away = jnp.where(curvature < 0.0, -offset, offset)
+    reach = cap * jnp.abs(position)
+    return jnp.clip(away, -reach, reach)
+
+
+def flip_saddles(cap: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    r"""Turns the attraction of a maximum into repulsion, with a capped distance.
+
+    A Newton step goes to the extremum, :math:`-s/\lambda` away, also where that is a
+    maximum. This link replaces it by :math:`-s/|\lambda|`, so that the step leaves along
+    directions of negative curvature, as in saddle-free Newton (Dauphin et al., 2014).
+    A nearly flat parabola has its extremum arbitrarily far away, so the distance is
+    limited to what the model has seen: `cap` times the distance from its anchor.
+
+    Args:
+      cap: largest distance, in multiples of the position; at least 0.
+
+    Returns:
+      A stateless link from :class:`Parabola` to :class:`Parabola`.
+
+    Raises:
+      ValueError: the cap is negative.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._saddle import flip_kernel
+      >>> print(flip_kernel(jnp.float32(-2.0), jnp.float32(-3.0), jnp.float32(1.5), cap=1.0))
+      1.5
+    """
+    _tree.check_range("cap", cap, 0.0)
+
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(
+        updates: Parabola, state: optax.EmptyState, params: Any = None, **extra_args: Any
+    ) -> tuple[Parabola, optax.EmptyState]:
+        del params, extra_args
+        offset = jax.vmap(flip_kernel, in_axes=(0, 0, 0, None))(
+            updates.curvature, updates.offset, updates.sample.position, cap
+        )
+        return updates._replace(offset=offset), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,152 @@
+"""Grouping of the leaves into parabolas, and the inner products that feed them."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from parabolic_optax._types import Axis, Per
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """Name of every leaf, such as ``dense/kernel``."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which parabola each entry of each leaf belongs to; static, made while tracing.
+
+    Attributes:
+      axes: per leaf, the axis along which every slice has its own parabola, or None.
+      sizes: per leaf, its number of parabolas.
+      shared: whether all leaves share one parabola.
+    """
+
+    axes: tuple[Axis, ...]
+    sizes: tuple[int, ...]
+    shared: bool
+
+    @classmethod
+    def of(cls, tree: Any, per: Per) -> "Layout":
+        """Layout of the leaves of `tree`; raises ValueError for an impossible `per`."""
+        leaves = jax.tree.leaves(tree)
+        axes = _axes(tree, per)
+        for name, leaf, axis in zip(leaf_paths(tree), leaves, axes, strict=True):
+            if axis is not None and not -leaf.ndim <= axis < leaf.ndim:
+                raise ValueError(
+                    f"per asks for slices along axis {axis} of {name or 'the parameters'},"
+                    f" which has shape {leaf.shape}."
+                )
+        sizes = [1 if axis is None else leaf.shape[axis] for leaf, axis in zip(leaves, axes)]
+        return cls(tuple(axes), tuple(sizes), shared=per == "global")
+
+    @property
+    def size(self) -> int:
+        """Number of parabolas."""
+        return 1 if self.shared else sum(self.sizes)
+
+    def inner(self, a: Any, b: Any) -> jax.Array:
+        """Inner products of two trees, one per parabola, accumulated in at least float32."""
+        parts = [
+            _inner_leaf(x, y, axis)
+            for x, y, axis in zip(jax.tree.leaves(a), jax.tree.leaves(b), self.axes, strict=True)
+        ]
+        if not parts:
+            return jnp.zeros(self.size, jnp.float32)
+        stacked = jnp.concatenate(parts)
+        return jnp.sum(stacked, keepdims=True) if self.shared else stacked
+
+    def spread(self, values: jax.Array, tree: Any) -> Any:
+        """One array per leaf of `tree` that broadcasts the leaf's values over it."""
+        leaves, treedef = jax.tree.flatten(tree)
+        start, spread = 0, []
+        for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
+            if self.shared or axis is None:
+                spread.append(values[0 if self.shared else start])
+            else:
+                shape = [1] * leaf.ndim
+                shape[axis] = size
+                spread.append(values[start : start + size].reshape(shape))
+            start += size
+        return treedef.unflatten(spread)
+
+    def split(self, values: jax.Array) -> list[jax.Array]:
+        """The values of each leaf: a scalar, or one entry per slice."""
+        start, parts = 0, []
+        for axis, size in zip(self.axes, self.sizes, strict=True):
+            if self.shared or axis is None:
+                parts.append(values[0 if self.shared else start])
+            else:
+                parts.append(values[start : start + size])
+            start += size
+        return parts
+
+
+def _axes(tree: Any, per: Per) -> list[Axis]:
+    leaves = jax.tree.leaves(tree)
+    if isinstance(per, str):
+        if per not in ("tensor", "global"):
+            raise ValueError(
+                f"per={per!r} is not known: use 'tensor', 'global', a function of a leaf's"
+                " path and the leaf, or a pytree of axes."
+            )
+        return [None] * len(leaves)
+    if callable(per):
+        return [per(name, leaf) for name, leaf in zip(leaf_paths(tree), leaves, strict=True)]
+    # A prefix tree of axes. None means "one parabola" here, so it must count as a leaf.
+    spread = jax.tree.map(
+        lambda axis, subtree: jax.tree.map(lambda _: (axis,), subtree),
+        per,
+        tree,
+        is_leaf=lambda x: x is None,
+    )
+    return [axis for (axis,) in jax.tree.leaves(spread, is_leaf=lambda x: isinstance(x, tuple))]
+
+
+def _inner_leaf(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
+    wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    products = jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide))
+    if axis is None:
+        return jnp.sum(products, keepdims=True).reshape(1).astype(jnp.float32)
+    others = tuple(i for i in range(a.ndim) if i != axis % a.ndim)
+    return jnp.sum(products, axis=others).astype(jnp.float32)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no leaf holds a NaN or an infinity; bool scalar."""
+    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(checks)) if checks else jnp.array(True)
+
+
+def where(condition: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where the scalar condition holds, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
+
+
+def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
+    """Weight of sample number `count` in a polynomial-decay average; float32 scalar.
+
+    The running mean m += w (x - m) with w = (power + 1) / (count + power) gives sample i
+    a final weight that grows like i^power: it averages over a fixed fraction of the past,
+    1 / (power + 1), without knowing how long the run will be. The first sample has weight
+    1, so what the mean held before does not matter. Source: Shamir and Zhang, ICML 2013,
+    section 4, with the count starting at 1.
+    """
+    return jnp.asarray((power + 1.0) / (count.astype(jnp.float32) + power), jnp.float32)
+
+
+def concrete(value: Any) -> bool:
+    """Whether a constant can be checked now; under `inject_hyperparams` it is a tracer."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless low <= value <= high; a tracer is taken on trust."""
+    if concrete(value) and not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
+    if not (concrete(value) or hasattr(value, "dtype")):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
