@@ -103,6 +103,8 @@ def estimate_uncentred(
                 f"the tracker samples {slope.shape[0] - 1} parabolas, this estimator was"
                 f" initialised for {state.slope.shape[0] - 1}: give both the same per."
             )
+        past = state.slope_square
+        surprise = jnp.where(past > 0.0, slope / jnp.sqrt(jnp.maximum(past, _TINY)), 0.0)
         # At least the last two samples, so that one of them never decides alone.
         weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
         fitted = UncentredMoments(
@@ -121,6 +123,8 @@ def estimate_uncentred(
             curvature=pooled * rms / jnp.maximum(state.position[:-1], _TINY),
             offset=offset[:-1],
             signal=pooled,
+            # A tensor must heed an alarm of the whole; the whole, that of a tensor, need not.
+            surprise=jnp.maximum(surprise[:-1], surprise[-1]),
         )
         return parabola, state
 

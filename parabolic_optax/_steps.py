@@ -9,42 +9,72 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Parabola, Per
 
+# The search for the scale ends where the parameters have moved by this fraction of their
+# norm: far below what changes a network, far above the resolution of float32.
+_REACH = 1e-3
+# Slopes are averaged over few samples just after the search; the brake waits for this many.
+_BRAKE_DELAY = 5.0
+
 
 class MultiplicativeState(NamedTuple):
-    """Logarithm of the step size of each parabola, float32 of shape [n]."""
+    """State of :func:`step_multiplicative`.
+
+    Attributes:
+      log_step: logarithm of the step size of each parabola, float32 of shape [n].
+      scale: norm of all parameters at init, parameter units; float32 scalar.
+      search: count of the last sample of the search for the scale, -1 after a restart;
+        int32 scalar.
+    """
 
     log_step: jax.Array
+    scale: jax.Array
+    search: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
         return {"step_size": jnp.exp(self.log_step)}
 
     def restart(self) -> "MultiplicativeState":
-        return self
+        # The step size is right already; a new search would lose it.
+        return self._replace(search=jnp.full_like(self.search, -1))
 
 
 def multiplicative_kernel(
-    log_step: jax.Array,
     drive: jax.Array,
-    count: jax.Array,
-    growth: float | jax.Array,
-    decline: float | jax.Array,
-    max_rate: float | jax.Array,
+    surprise: jax.Array,
+    up: float | jax.Array,
+    down: float | jax.Array,
+    brake: float | jax.Array,
 ) -> jax.Array:
-    """Next logarithm of the step size, one parabola.
+    """Change of the logarithm of the step size, one parabola.
 
     Args:
-      log_step: logarithm of the step size, scalar.
-      drive: wanted direction of change in [-1, 1], positive for a longer step; scalar.
-      count: number of the sample, scalar.
-      growth: the rate of increase is growth / count.
-      decline: the rate of decrease is decline / count.
-      max_rate: upper bound of both.
+      drive: wanted direction of change, positive for a longer step; scalar.
+      surprise: last slope in units of its root mean square before, scalar.
+      up: rate of increase.
+      down: rate of decrease.
+      brake: decrease for every multiple of the alarm level by which the surprise exceeds
+        it; 0 is no brake.
 
     Returns:
-      log_step + rate * drive.
+      up * drive or down * drive, less brake * clip(surprise / 4 - 1, 0, 5).
     """
-    rate = jnp.where(drive > 0.0, growth, decline) / count
-    return log_step + jnp.minimum(max_rate, rate) * drive
+    change = jnp.where(drive > 0.0, up, down) * drive
+    return change - brake * jnp.clip(surprise / 4.0 - 1.0, 0.0, 5.0)
+
+
+def search_kernel(travelled: jax.Array, found: jax.Array) -> jax.Array:
+    """Change of the logarithm of the step size in the search for the scale.
+
+    Args:
+      travelled: displacement of all parameters relative to their norm at init, scalar.
+      found: whether the search ends with this sample.
+
+    Returns:
+      log 2 while the search goes on. At its end, 0, or the negative logarithm of the factor
+      by which the last step went beyond the reach.
+    """
+    cut = jnp.minimum(0.0, jnp.log(2.0 * _REACH / jnp.maximum(travelled, _REACH)))
+    return jnp.where(found, cut, jnp.log(2.0))
 
 
 def step_multiplicative(
@@ -54,16 +84,74 @@ def step_multiplicative(
     decline: float = 0.75,
     max_rate: float = 0.1,
     overshoot: float = 0.1,
+    brake: float = 0.1,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
-    _tree.check_range("initial_step", initial_step, jnp.finfo(jnp.float32).tiny)
-    for name, value in [("growth", growth), ("decline", decline), ("max_rate", max_rate)]:
+    r"""Base step times a step size that the parabolas raise and lower.
+
+    The parabola says whether the wanted point lies ahead on the way that the parameters
+    came (its offset is positive: the steps are too short) or behind, and how reliably:
+
+    .. math::
+      \log\eta_{t+1} = \log\eta_t + \rho_t (\pm|\phi_t| + b)
+        - c \, \mathrm{clip}(z_t / 4 - 1, 0, 5)
+
+    with :math:`\phi` the signal, :math:`z` the surprise, rates
+    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down. The
+    rate of decrease stays below the rate at which the anchor forgets, so that the step
+    size cannot collapse while old displacements still count.
+
+    Before that, the scale is searched for: the step size doubles at every sample until
+    the parameters have moved by a thousandth of their norm (at :math:`t_s`), and is cut
+    back where the first steps went further than that. The result therefore hardly depends
+    on `initial_step`. Parameters that start at zero have no norm; for them the search is
+    skipped and the step size grows from `initial_step` by its slopes alone.
+
+    Args:
+      initial_step: :math:`\eta_1`, parameter units per unit of the base step.
+      growth: :math:`R`, largest power of t at which a step size can grow.
+      decline: :math:`R'`, largest power of t at which it can fall.
+      max_rate: :math:`\rho_0`.
+      overshoot: :math:`b`, in [0, 1]: aims slightly past the extremum, because a mean of
+        the parameters is read out and the parameters may circle around it.
+      brake: :math:`c`: reaction to a sudden rise of the loss; 0 is none.
+      per: granularity of the parabolas; the same as the tracker's.
+
+    Returns:
+      A link from :class:`Parabola` to updates in the parameters' types.
+
+    Raises:
+      ValueError: a constant is out of range.
+      TypeError: a constant is not a number.
+
+    Source:
+      This package.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._steps import multiplicative_kernel
+      >>> ahead = multiplicative_kernel(jnp.float32(0.5), jnp.float32(0.0), 0.1, 0.02, 0.1)
+      >>> behind = multiplicative_kernel(jnp.float32(-0.5), jnp.float32(0.0), 0.1, 0.02, 0.1)
+      >>> print(ahead, behind)
+      0.05 -0.01
+    """
+    _tree.check_range("initial_step", initial_step, 1e-30)
+    for name, value in [
+        ("growth", growth),
+        ("decline", decline),
+        ("max_rate", max_rate),
+        ("brake", brake),
+    ]:
         _tree.check_range(name, value, 0.0)
     _tree.check_range("overshoot", overshoot, 0.0, 1.0)
 
     def init(params: Any) -> MultiplicativeState:
-        size = _tree.Layout.of(params, per).size
-        return MultiplicativeState(jnp.full(size, jnp.log(initial_step), jnp.float32))
+        layout = _tree.Layout.of(params, per)
+        return MultiplicativeState(
+            log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
+            scale=jnp.sqrt(jnp.sum(layout.inner(params, params))),
+            search=jnp.zeros([], jnp.int32),
+        )
 
     def update(
         updates: Parabola, state: MultiplicativeState, params: Any = None, **extra_args: Any
@@ -71,16 +159,31 @@ def step_multiplicative(
         del params, extra_args
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
-        toward = jnp.sign(updates.offset)
-        drive = toward * jnp.abs(updates.signal) + overshoot
-        count = sample.count.astype(jnp.float32)
-        log_step = jax.vmap(multiplicative_kernel, in_axes=(0, 0) + (None,) * 4)(
-            state.log_step, drive, count, growth, decline, max_rate
+
+        travelled = jnp.sqrt(jnp.sum(sample.position**2)) / jnp.where(
+            state.scale > 0.0, state.scale, 1.0
         )
-        # The step size of the previous step keeps the inner products out of the way of the
-        # update loop: both run in one pass over the parameters.
+        was_searching = (state.search >= sample.count - 1) & (state.scale > 0.0)
+        searching = was_searching & (travelled < _REACH)
+        search = jnp.where(searching, sample.count, state.search)
+
+        count = sample.count.astype(jnp.float32)
+        elapsed = jnp.maximum(1.0, count - jnp.maximum(search, 0).astype(jnp.float32))
+        drive = jnp.sign(updates.offset) * jnp.abs(updates.signal) + overshoot
+        change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
+            drive,
+            updates.surprise,
+            jnp.minimum(max_rate, growth / elapsed),
+            jnp.minimum(max_rate, decline / count),
+            jnp.where(elapsed > _BRAKE_DELAY, brake, 0.0),
+        )
+        change = jnp.where(was_searching, search_kernel(travelled, ~searching), change)
+        new = MultiplicativeState(state.log_step + change, state.scale, search)
+
+        # The step size of the previous sample keeps the inner products out of the way of the
+        # update loop: both can run in one pass over the parameters.
         steps = layout.spread(jnp.exp(state.log_step), sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        return moved, MultiplicativeState(jnp.where(sample.finite, log_step, state.log_step))
+        return moved, _tree.where(sample.finite, new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -52,12 +52,15 @@ class Parabola(NamedTuple):
         step should aim at, parameter units; float32 of shape [n].
       signal: how reliable the mean slope is, mean over root mean square, in [-1, 1]:
         negative while the loss still falls along the direction; float32 of shape [n].
+      surprise: the last slope in units of its root mean square before; large where the
+        loss suddenly rises along the direction; float32 of shape [n].
     """
 
     sample: Sample
     curvature: jax.Array
     offset: jax.Array
     signal: jax.Array
+    surprise: jax.Array
 
 
 @runtime_checkable
