@@ -1,4 +1,14 @@
-"""Step sizes from parabolas: optax optimizers that need no learning rate."""
+"""Optax optimizers that find their own step size, from parabolas fitted to gradients.
+
+Start with :func:`parabolic_adam`: put it where ``optax.adam(rate)`` stands, and read the
+averaged parameters with :func:`eval_params`. :func:`parabolic` does the same for any other
+direction. :func:`metrics` shows step size and curvature, :func:`reset` forgets them.
+
+The optimizers are chains of four links, which are public so that new methods can be built
+of them: a direction tracker (:func:`track_displacement`), a curvature estimator
+(:func:`estimate_uncentred`), the saddle sign-flip (:func:`flip_saddles`) and a step-size
+rule (:func:`step_multiplicative`). They pass :class:`Sample` and :class:`Parabola`.
+"""
 
 from parabolic_optax._curvature import estimate_uncentred
 from parabolic_optax._directions import track_displacement
@@ -12,3 +22,23 @@ from parabolic_optax._parabolic import (
 )
 from parabolic_optax._saddle import flip_saddles
 from parabolic_optax._steps import step_multiplicative
+from parabolic_optax._types import Parabola, Sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Parabola",
+    "Sample",
+    "estimate_uncentred",
+    "eval_params",
+    "flip_saddles",
+    "metrics",
+    "parabolic",
+    "parabolic_adam",
+    "parabolic_adamw",
+    "parabolic_muon",
+    "parabolic_sgd",
+    "reset",
+    "step_multiplicative",
+    "track_displacement",
+]

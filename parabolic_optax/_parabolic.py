@@ -1,12 +1,14 @@
-"""The flagship: any optax direction with a step size found by displacement parabolas."""
+"""The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from parabolic_optax import _curvature, _directions, _saddle, _steps
+from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
 from parabolic_optax._types import Per
 
 
@@ -18,6 +20,70 @@ def parabolic(
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
+    r"""Finds the step size of any first-order direction; no learning rate, no schedule.
+
+    Per tensor, the loss is modelled as a parabola along the displacement
+    :math:`D_t = \theta_t - \bar\theta_t` of the parameters from their running mean. Its
+    slope :math:`s_t = \langle g_t, D_t \rangle / |D_t|` is unbiased under gradient noise,
+    because :math:`D_t` was fixed before the noise of :math:`g_t` was drawn. A slope that
+    stays negative says that the extremum lies ahead: the step size
+    :math:`\eta` grows. A positive one says that the mean is the better place: it falls.
+
+    .. math::
+      \theta_{t+1} = \theta_t - \eta_t u_t, \quad
+      \log \eta_{t+1} = \log \eta_t + \rho_t (\phi_t + b), \quad
+      \phi_t = -E[s] / \sqrt{E[s^2]}
+
+    with :math:`u_t` the base direction. It is the chain of :func:`track_displacement`,
+    :func:`estimate_uncentred`, :func:`flip_saddles` and :func:`step_multiplicative`, whose
+    docstrings hold the details.
+
+    Args:
+      base: an optax direction that points like the gradient: ``optax.scale_by_adam()``,
+        ``optax.trace(0.9)``, ``optax.scale_by_lion()``, or a chain of such, with
+        ``optax.add_decayed_weights`` for decoupled decay.
+      learning_rate: multiplier on the step size that the model finds, a float or an optax
+        schedule of the step number; 1 is right. A decay to 0 over the last third of a run
+        of known length makes the parameters as good as their mean.
+      per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
+        which every slice of a leaf has its own (None for the whole leaf), as a function
+        ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
+      initial_step: step size of the first step, before the search for the scale.
+      tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
+        mean over the last tenth. None keeps none.
+
+    Returns:
+      A transformation that needs ``update(grads, state, params)``; extra arguments reach
+      the base. Beside the base's, its state is one buffer like the parameters for the
+      running mean, one for the averaged parameters, both at least float32, and a few
+      float32 scalars per tensor. A step with a gradient that is not finite changes nothing
+      and is counted.
+
+    Raises:
+      TypeError: the base is not a gradient transformation; a constant is not a number; at
+        init, a parameter is not of floating type.
+      ValueError: the base points downhill, as complete optimizers do; a constant is out of
+        range; in the update, ``params`` is missing or does not match the gradients.
+
+    Source:
+      This package; the parabola from online gradient statistics is due to Duda,
+      arXiv:1907.07063.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
+      >>> def loss(params):
+      ...     return jnp.sum(jnp.array([1.0, 30.0]) * (params["w"] - jnp.array([2.0, -3.0])) ** 2)
+      >>> optimizer = po.parabolic(optax.scale_by_adam())
+      >>> def step(carry, _):
+      ...     params, state = carry
+      ...     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      ...     return (optax.apply_updates(params, updates), state), None
+      >>> params = {"w": jnp.array([0.5, 1.0])}
+      >>> (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, 500)
+      >>> print(params["w"].round(2))
+      [ 2. -3.]
+    """
+    _check_ascent(base)
     return optax.chain(
         _directions.track_displacement(base, tail_power=tail_power, per=per),
         _curvature.estimate_uncentred(per=per),
@@ -27,23 +93,221 @@ def parabolic(
     )
 
 
-def parabolic_adam(learning_rate: optax.ScalarOrSchedule = 1.0, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, **options: Any) -> optax.GradientTransformationExtraArgs:
-    return parabolic(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), learning_rate, **options)
+def parabolic_adam(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    per: Per = "tensor",
+    initial_step: float = 1e-6,
+    tail_power: float | None = 9.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
+
+    State: four buffers like the parameters (two of Adam, the running mean, the averaged
+    parameters), three with ``tail_power=None``.
+
+    Args:
+      learning_rate: multiplier on the step size that the model finds; 1 is right.
+      b1: decay of Adam's mean of gradients.
+      b2: decay of Adam's mean of squared gradients.
+      eps: added to the root of the latter, gradient units.
+      per: granularity, as in :func:`parabolic`.
+      initial_step: as in :func:`parabolic`.
+      tail_power: as in :func:`parabolic`.
+
+    Returns:
+      A transformation, as :func:`parabolic` does.
+
+    Raises:
+      TypeError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does.
+
+    Source:
+      Kingma and Ba, arXiv:1412.6980, for the direction; this package for its length.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_adam()
+      >>> params = {"w": jnp.array([3.0, -1.0])}
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update({"w": jnp.array([2.0, -5.0])}, state, params)
+      >>> print(jnp.sign(updates["w"]))
+      [-1.  1.]
+    """
+    base = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
 
 
-def parabolic_adamw(learning_rate: optax.ScalarOrSchedule = 1.0, weight_decay: float = 1e-4, mask: Any | Callable[[Any], Any] | None = None, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, **options: Any) -> optax.GradientTransformationExtraArgs:
+def parabolic_adamw(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+    mask: Any | Callable[[Any], Any] | None = None,
+    *,
+    per: Per = "tensor",
+    initial_step: float = 1e-6,
+    tail_power: float | None = 9.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with decoupled weight decay, without a learning rate.
+
+    The step is :math:`-\eta (\hat m / (\sqrt{\hat v} + \epsilon) + \omega \theta)`: the
+    decay scales with the step size that the model finds, as it scales with the learning
+    rate in ``optax.adamw``. The slopes are those of the loss alone.
+
+    Args:
+      learning_rate: multiplier on the step size that the model finds; 1 is right.
+      b1: decay of Adam's mean of gradients.
+      b2: decay of Adam's mean of squared gradients.
+      eps: added to the root of the latter, gradient units.
+      weight_decay: :math:`\omega`, as in ``optax.adamw``.
+      mask: which leaves decay, a tree of bools or a function of the parameters.
+      per: granularity, as in :func:`parabolic`.
+      initial_step: as in :func:`parabolic`.
+      tail_power: as in :func:`parabolic`.
+
+    Returns:
+      A transformation, as :func:`parabolic` does.
+
+    Raises:
+      TypeError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does.
+
+    Source:
+      Loshchilov and Hutter, arXiv:1711.05101, for the direction; this package for its length.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_adamw(weight_decay=0.1, mask={"w": True, "b": False})
+      >>> params = {"w": jnp.array([3.0, -1.0]), "b": jnp.array(2.0)}
+      >>> state = optimizer.init(params)
+      >>> zero = {"w": jnp.zeros(2), "b": jnp.zeros(())}
+      >>> updates, state = optimizer.update(zero, state, params)
+      >>> print(jnp.sign(updates["w"]), jnp.abs(updates["b"]))
+      [-1.  1.] 0.0
+    """
     base = optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay, mask)
     )
-    return parabolic(base, learning_rate, **options)
+    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
 
 
-def parabolic_sgd(learning_rate: optax.ScalarOrSchedule = 1.0, momentum: float = 0.9, nesterov: bool = False, **options: Any) -> optax.GradientTransformationExtraArgs:
+def parabolic_sgd(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    *,
+    per: Per = "tensor",
+    initial_step: float = 1e-6,
+    tail_power: float | None = 9.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Stochastic gradient descent with momentum, without a learning rate.
+
+    The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
+    the step size has the same meaning for every :math:`\beta`. One buffer less than
+    :func:`parabolic_adam`; the better choice for convolutional and small dense networks, the
+    worse for transformers and for data with gross outliers.
+
+    Args:
+      learning_rate: multiplier on the step size that the model finds; 1 is right.
+      momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
+      nesterov: whether to look ahead.
+      per: granularity, as in :func:`parabolic`.
+      initial_step: as in :func:`parabolic`.
+      tail_power: as in :func:`parabolic`.
+
+    Returns:
+      A transformation, as :func:`parabolic` does.
+
+    Raises:
+      TypeError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does; the momentum is not in [0, 1).
+
+    Source:
+      Sutskever et al., ICML 2013, for the direction; this package for its length.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_sgd(momentum=0.95, nesterov=True)
+      >>> params = {"w": jnp.array([3.0, -1.0])}
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update({"w": jnp.array([2.0, -5.0])}, state, params)
+      >>> print(jnp.sign(updates["w"]))
+      [-1.  1.]
+    """
+    _tree.check_range("momentum", momentum, 0.0, 1.0)
+    if _tree.concrete(momentum) and momentum == 1.0:
+        raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
     base = optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum))
-    return parabolic(base, learning_rate, **options)
+    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
 
 
-def parabolic_muon(learning_rate: optax.ScalarOrSchedule = 1.0, weight_decay: float = 0.0, **options: Any) -> optax.GradientTransformationExtraArgs:
-    # optax's Muon is a complete optimizer; the minus sign turns its unit step back into a direction.
-    base = optax.chain(optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay), optax.scale(-1.0))
-    return parabolic(base, learning_rate, **options)
+def parabolic_muon(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    weight_decay: float = 0.0,
+    *,
+    per: Per = "tensor",
+    initial_step: float = 1e-6,
+    tail_power: float | None = 9.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Muon for matrices and Adam for all else, without a learning rate.
+
+    The directions are those of ``optax.contrib.muon`` at its defaults. On small networks
+    that can fit their data by heart it does so fast: give it weight decay there.
+
+    Args:
+      learning_rate: multiplier on the step size that the model finds; 1 is right.
+      weight_decay: decoupled decay of every leaf, in units of the base step.
+      per: granularity, as in :func:`parabolic`.
+      initial_step: as in :func:`parabolic`.
+      tail_power: as in :func:`parabolic`.
+
+    Returns:
+      A transformation, as :func:`parabolic` does.
+
+    Raises:
+      TypeError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does.
+
+    Source:
+      Jordan et al., Muon, 2024, for the direction; this package for its length.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> optimizer = po.parabolic_muon()
+      >>> params = {"w": jnp.array([[3.0, -1.0], [0.5, 2.0]])}
+      >>> state = optimizer.init(params)
+      >>> grads = {"w": jnp.array([[2.0, 0.0], [0.0, -5.0]])}
+      >>> updates, state = optimizer.update(grads, state, params)
+      >>> print(jnp.sign(jnp.diag(updates["w"])))
+      [-1.  1.]
+    """
+    base = optax.chain(
+        optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay),
+        # optax's Muon is a complete optimizer; this turns its step back into a direction.
+        optax.scale(-1.0),
+    )
+    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
+
+
+def _check_ascent(base: optax.GradientTransformation) -> None:
+    """Raises ValueError for a base whose first step on a probe points downhill."""
+    probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
+    try:
+        with jax.ensure_compile_time_eval():
+            state = base.init(jnp.zeros_like(probe))
+            direction, _ = base.update(probe, state, jnp.zeros_like(probe))
+            downhill = bool(jnp.sum(direction * probe) < 0.0)
+    except Exception:
+        # A base made for its own tree, or with traced constants, is taken on trust; what is
+        # not a transformation at all is named by the tracker.
+        return
+    if downhill:
+        raise ValueError(
+            "base points downhill, as complete optimizers do. Pass a direction, such as"
+            " optax.scale_by_adam() in place of optax.adam(rate), or turn it round with"
+            " optax.chain(base, optax.scale(-1.0))."
+        )

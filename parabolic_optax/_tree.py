@@ -41,7 +41,9 @@ class Layout:
                     f"per asks for slices along axis {axis} of {name or 'the parameters'},"
                     f" which has shape {leaf.shape}."
                 )
-        sizes = [1 if axis is None else leaf.shape[axis] for leaf, axis in zip(leaves, axes)]
+        sizes = [
+            1 if axis is None else leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)
+        ]
         return cls(tuple(axes), tuple(sizes), shared=per == "global")
 
     @property
