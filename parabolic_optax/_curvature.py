@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Parabola, Per, Sample
+from parabolic_optax._types import Parabola, Per, Sample, link
 
 # The smallest normal float32 keeps 0/0 at 0 and leaves every other ratio as it is.
 _TINY = jnp.finfo(jnp.float32).tiny
@@ -128,7 +128,7 @@ def estimate_uncentred(
         )
         return parabola, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return link(init, update)
 
 
 def _with_whole(slope: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Per, Sample
+from parabolic_optax._types import Per, Sample, link
 
 
 class TrackDisplacementState(NamedTuple):
@@ -150,7 +150,7 @@ def track_displacement(
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(finite, moved, kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return link(init, update)
 
 
 def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:

@@ -299,7 +299,7 @@ def _check_ascent(base: optax.GradientTransformation) -> None:
     try:
         with jax.ensure_compile_time_eval():
             state = base.init(jnp.zeros_like(probe))
-            direction, _ = base.update(probe, state, jnp.zeros_like(probe))
+            direction: Any = base.update(probe, state, jnp.zeros_like(probe))[0]
             downhill = bool(jnp.sum(direction * probe) < 0.0)
     except Exception:
         # A base made for its own tree, or with traced constants, is taken on trust; what is

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Parabola
+from parabolic_optax._types import Parabola, link
 
 
 def flip_kernel(
@@ -68,4 +68,4 @@ def flip_saddles(cap: float = 1.0) -> optax.GradientTransformationExtraArgs:
         )
         return updates._replace(offset=offset), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return link(init, update)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Parabola, Per
+from parabolic_optax._types import Parabola, Per, link
 
 # The search for the scale ends where the parameters have moved by this fraction of their
 # norm: far below what changes a network, far above the resolution of float32.
@@ -186,4 +186,4 @@ def step_multiplicative(
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
         return moved, _tree.where(sample.finite, new, state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return link(init, update)

@@ -88,7 +88,7 @@ class Layout:
         return parts
 
 
-def _axes(tree: Any, per: Per) -> list[Axis]:
+def _axes(tree: Any, per: Any) -> list[Any]:
     leaves = jax.tree.leaves(tree)
     if isinstance(per, str):
         if per not in ("tensor", "global"):

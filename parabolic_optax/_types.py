@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import optax
 
 Axis = int | None
 Per = Literal["tensor", "global"] | Callable[[str, jax.Array], Axis] | Any
@@ -82,3 +83,10 @@ class Anchored(Readable, Protocol):
 
     anchor: Any
     tail: Any
+
+
+def link(
+    init: Callable[..., Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """A link as optax knows it; optax's own types foresee bare updates, not records."""
+    return optax.GradientTransformationExtraArgs(init, update)
