@@ -111,7 +111,7 @@ def track_displacement(
         _check_floating(params)
         _tree.Layout.of(params, per)
         return TrackDisplacementState(
-            base=base.init(params),
+            base=base.init(_strong(params)),
             anchor=_wide_copy(params),
             tail=None if tail_power is None else _wide_copy(params),
             count=jnp.zeros([], jnp.int32),
@@ -134,7 +134,9 @@ def track_displacement(
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
 
-        direction, base_state = base.update(updates, state.base, params, **extra_args)
+        direction, base_state = base.update(
+            _strong(updates), state.base, _strong(params), **extra_args
+        )
         sample = Sample(
             update=jax.tree.map(lambda u: jnp.where(finite, -u, 0.0), direction),
             slope=slope,
@@ -164,6 +166,12 @@ def _wide_copy(params: Any) -> Any:
     return jax.tree.map(
         lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params
     )
+
+
+def _strong(tree: Any) -> Any:
+    # Parameters made of Python numbers are weakly typed; a base would hand that on to its
+    # state, whose type would then change with the first step and be traced again.
+    return jax.tree.map(lambda x: x.astype(x.dtype), tree)
 
 
 def _check_floating(params: Any) -> None:

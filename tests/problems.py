@@ -1,0 +1,43 @@
+"""Problems that several test files share."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import parabolic_optax as po
+
+OPTIMIZERS = {
+    "adam": po.parabolic_adam,
+    "adamw": po.parabolic_adamw,
+    "sgd": po.parabolic_sgd,
+    "muon": po.parabolic_muon,
+}
+
+
+def matrix_params(dtype=jnp.float32):
+    return {
+        "b": jnp.array([0.5, -0.25, 1.0], dtype),
+        "w": jnp.array([[1.0, -2.0, 0.5], [0.25, 1.5, -1.0]], dtype),
+    }
+
+
+def matrix_loss(params):
+    """Off the origin, asymmetric and moderately conditioned."""
+    target = jnp.array([[3.0, 1.0, -2.0], [-1.0, 2.0, 0.5]])
+    curvatures = jnp.array([[1.0, 3.0, 10.0], [0.5, 5.0, 2.0]])
+    w, b = params["w"].astype(jnp.float32), params["b"].astype(jnp.float32)
+    tilt = jnp.sum(jnp.array([1.0, 2.0, 0.5]) * (b - jnp.array([-1.0, 2.0, 0.3])) ** 2)
+    return 0.5 * jnp.sum(curvatures * (w - target) ** 2) + tilt + 0.1 * jnp.sum(w[0] * b)
+
+
+def train(optimizer, loss, params, steps, read=lambda params, state: None):
+    """(params, state), outputs of `read` after each step; under jit."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), read(params, state)
+
+    carry = (params, optimizer.init(params))
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, None, steps))(carry)

@@ -1,0 +1,170 @@
+"""NumPy twins of the kernels and of the whole flagship, written from the equations in loops."""
+
+import math
+
+import numpy as np
+
+TINY = float(np.finfo(np.float32).tiny)
+REACH = 1e-3
+BRAKE_DELAY = 5
+
+
+def displacement(grad, param, anchor):
+    """Slope along the unit displacement, and its length."""
+    dot = square = 0.0
+    for g, p, a in zip(np.ravel(grad), np.ravel(param), np.ravel(anchor), strict=True):
+        dot += g * (p - a)
+        square += (p - a) ** 2
+    length = math.sqrt(square)
+    return (dot / length, length) if length > 0.0 else (0.0, 0.0)
+
+
+def whole(slopes, positions):
+    """Slope and length along the displacement of all tensors together."""
+    length = math.sqrt(sum(x * x for x in positions))
+    dot = sum(s * x for s, x in zip(slopes, positions, strict=True))
+    return (dot / length, length) if length > 0.0 else (0.0, 0.0)
+
+
+def weight(count, power):
+    return (power + 1.0) / (count + power)
+
+
+def polynomial_average(values, power):
+    mean = 0.0
+    for count, value in enumerate(values, 1):
+        mean += weight(count, power) * (value - mean)
+    return mean
+
+
+def uncentred(slope, slope_square, position):
+    signal = slope / math.sqrt(max(slope_square, TINY))
+    return signal, slope / max(position, TINY), -position
+
+
+def centred_curvature(slopes, positions):
+    """Regression of the slope on the position: cov(s, x) / var(x), with a free intercept."""
+    slopes, positions = np.asarray(slopes), np.asarray(positions)
+    x = positions - positions.mean()
+    return float(np.sum(x * (slopes - slopes.mean())) / np.sum(x * x))
+
+
+def flip(curvature, offset, position, cap):
+    if curvature < 0.0:
+        offset = -offset
+    reach = cap * abs(position)
+    return max(-reach, min(reach, offset))
+
+
+def multiplicative(drive, surprise, up, down, brake):
+    change = (up if drive > 0.0 else down) * drive
+    return change - brake * min(5.0, max(0.0, surprise / 4.0 - 1.0))
+
+
+def search(travelled, found):
+    if not found:
+        return math.log(2.0)
+    return -math.log(travelled / (2.0 * REACH)) if travelled > 2.0 * REACH else 0.0
+
+
+class Adam:
+    def __init__(self, params, b1=0.9, b2=0.999, eps=1e-8):
+        self.b1, self.b2, self.eps, self.t = b1, b2, eps, 0
+        self.m = [np.zeros_like(p) for p in params]
+        self.v = [np.zeros_like(p) for p in params]
+
+    def __call__(self, grads):
+        self.t += 1
+        out = []
+        for i, g in enumerate(grads):
+            self.m[i] = self.b1 * self.m[i] + (1.0 - self.b1) * g
+            self.v[i] = self.b2 * self.v[i] + (1.0 - self.b2) * g**2
+            m = self.m[i] / (1.0 - self.b1**self.t)
+            v = self.v[i] / (1.0 - self.b2**self.t)
+            out.append(m / (np.sqrt(v) + self.eps))
+        return out
+
+
+def trace(
+    grad,
+    params,
+    steps,
+    *,
+    memory=29.0,
+    pooling=0.5,
+    cap=1.0,
+    anchor_power=0.5,
+    tail_power=9.0,
+    initial_step=1e-6,
+    growth=5.0,
+    decline=0.75,
+    max_rate=0.1,
+    overshoot=0.1,
+    brake=0.1,
+):
+    """The flagship over Adam on a list of tensors; one dict per step, params after it."""
+    params = [np.array(p, np.float64) for p in params]
+    n = len(params)
+    anchor = [p.copy() for p in params]
+    tail = [p.copy() for p in params]
+    adam = Adam(params)
+    mean_s, mean_ss, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
+    log_step = [math.log(initial_step)] * n
+    scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
+    last_search = 0
+    rows = []
+    for count in range(1, steps + 1):
+        grads = grad(params)
+        samples = [displacement(*gpa) for gpa in zip(grads, params, anchor, strict=True)]
+        if count == 1:
+            samples = [(0.0, 0.0)] * n
+        samples.append(whole([s for s, _ in samples], [x for _, x in samples]))
+        updates = adam(grads)
+        for i in range(n):
+            anchor[i] = anchor[i] + weight(count, anchor_power) * (params[i] - anchor[i])
+            tail[i] = tail[i] + weight(count, tail_power) * (params[i] - tail[i])
+
+        surprise = [0.0] * (n + 1)
+        signal, offset = [0.0] * (n + 1), [0.0] * (n + 1)
+        for i, (s, x) in enumerate(samples):
+            if mean_ss[i] > 0.0:
+                surprise[i] = s / math.sqrt(mean_ss[i])
+            w = min(0.5, weight(count, memory))
+            mean_s[i] += w * (s - mean_s[i])
+            mean_ss[i] += w * (s * s - mean_ss[i])
+            mean_x[i] += w * (x - mean_x[i])
+            signal[i], _, offset[i] = uncentred(mean_s[i], mean_ss[i], mean_x[i])
+
+        travelled = samples[-1][1] / (scale if scale > 0.0 else 1.0)
+        was_searching = last_search >= count - 1 and scale > 0.0
+        searching = was_searching and travelled < REACH
+        if searching:
+            last_search = count
+        elapsed = max(1, count - max(last_search, 0))
+        params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
+        pooled = [(1.0 - pooling) * signal[i] + pooling * signal[n] for i in range(n)]
+        for i in range(n):
+            curvature = pooled[i] * math.sqrt(mean_ss[i]) / max(mean_x[i], TINY)
+            aim = flip(curvature, offset[i], samples[i][1], cap)
+            drive = float(np.sign(aim)) * abs(pooled[i]) + overshoot
+            if was_searching:
+                log_step[i] += search(travelled, not searching)
+            else:
+                log_step[i] += multiplicative(
+                    drive,
+                    max(surprise[i], surprise[n]),
+                    min(max_rate, growth / elapsed),
+                    min(max_rate, decline / count),
+                    brake if elapsed > BRAKE_DELAY else 0.0,
+                )
+        rows.append(
+            {
+                "params": params,
+                "step_size": [math.exp(h) for h in log_step],
+                "signal": list(signal),
+                "anchor": list(anchor),
+                "tail": list(tail),
+                "search": last_search,
+            }
+        )
+    return rows

@@ -1,0 +1,146 @@
+import jax.numpy as jnp
+import optax
+import optax.contrib
+import pytest
+from problems import OPTIMIZERS, matrix_params
+
+import parabolic_optax as po
+
+PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_params_are_needed(name):
+    params = matrix_params()
+    optimizer = OPTIMIZERS[name]()
+    with pytest.raises(ValueError, match=r"params is needed.*update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("base", [None, 0.1, "adam", optax.scale_by_adam])
+def test_base_is_no_transformation(base):
+    with pytest.raises(TypeError, match=r"base must be an optax gradient transformation"):
+        po.parabolic(base)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [optax.adam(1e-3), optax.sgd(0.1), optax.contrib.muon(1e-3), optax.lion(1e-4)],
+    ids=["adam", "sgd", "muon", "lion"],
+)
+def test_base_points_downhill(base):
+    with pytest.raises(ValueError, match=r"scale_by_adam"):
+        po.parabolic(base)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: po.step_multiplicative(growth=-1.0), "growth"),
+        (lambda: po.step_multiplicative(decline=-1.0), "decline"),
+        (lambda: po.step_multiplicative(max_rate=-0.1), "max_rate"),
+        (lambda: po.step_multiplicative(brake=-0.1), "brake"),
+        (lambda: po.step_multiplicative(overshoot=1.5), "overshoot"),
+        (lambda: po.step_multiplicative(initial_step=0), "initial_step"),
+        (lambda: po.step_multiplicative(initial_step=float("nan")), "initial_step"),
+        (lambda: po.estimate_uncentred(pooling=2), "pooling"),
+        (lambda: po.estimate_uncentred(memory=-1.0), "memory"),
+        (lambda: po.flip_saddles(cap=-1.0), "cap"),
+        (lambda: po.track_displacement(optax.identity(), anchor_power=-1.0), "anchor_power"),
+        (lambda: po.parabolic_adam(tail_power=-1.0), "tail_power"),
+        (lambda: po.parabolic_adam(initial_step=0.0), "initial_step"),
+        (lambda: po.parabolic_adam(initial_step=-1e-3), "initial_step"),
+        (lambda: po.parabolic_sgd(momentum=-0.1), "momentum"),
+        (lambda: po.parabolic_sgd(momentum=1.5), "momentum"),
+    ],
+)
+def test_constant_out_of_range(make, name):
+    with pytest.raises(ValueError, match=rf"{name} must lie between"):
+        make()
+
+
+def test_momentum_of_one():
+    with pytest.raises(ValueError, match="momentum must be below 1"):
+        po.parabolic_sgd(momentum=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: po.step_multiplicative(growth="5"), "growth"),
+        (lambda: po.estimate_uncentred(pooling="half"), "pooling"),
+        (lambda: po.parabolic_adam(initial_step="small"), "initial_step"),
+        (lambda: po.parabolic_adam(initial_step=None), "initial_step"),
+        (lambda: po.parabolic_adam(tail_power="9"), "tail_power"),
+        (lambda: po.parabolic_sgd(momentum=True), "momentum"),
+    ],
+)
+def test_constant_is_no_number(make, name):
+    with pytest.raises(TypeError, match=rf"{name} must be a number"):
+        make()
+
+
+@pytest.mark.parametrize("leaf", [jnp.arange(3), 3, 1.5], ids=["ints", "int", "float"])
+def test_leaf_is_not_of_floating_type(leaf):
+    with pytest.raises(TypeError, match=r"parameter deep/n is \w+; .*optax.masked"):
+        po.parabolic_adam().init({"w": jnp.ones(2), "deep": {"n": leaf}})
+
+
+def tracker_and_state():
+    tracker = po.track_displacement(optax.identity())
+    return tracker, tracker.init(PARAMS)
+
+
+def test_gradients_of_another_tree():
+    tracker, state = tracker_and_state()
+    with pytest.raises(ValueError, match="different trees"):
+        tracker.update({"w": PARAMS["w"]}, state, PARAMS)
+
+
+def test_gradients_of_another_shape():
+    tracker, state = tracker_and_state()
+    with pytest.raises(ValueError, match=r"gradient of w has shape \(3, 2\).*\(2, 3\)"):
+        tracker.update({"w": jnp.ones((3, 2)), "b": PARAMS["b"]}, state, PARAMS)
+
+
+@pytest.mark.parametrize("per", ["layer", "tensors", ""])
+def test_unknown_granularity(per):
+    with pytest.raises(ValueError, match="is not known: use 'tensor', 'global'"):
+        po.parabolic_adam(per=per).init(PARAMS)
+
+
+@pytest.mark.parametrize("axis", [1, -2, 5])
+def test_axis_out_of_range(axis):
+    with pytest.raises(ValueError, match=rf"axis {axis} of b, which has shape \(3,\)"):
+        po.parabolic_adam(per={"w": 0, "b": axis}).init(PARAMS)
+
+
+def test_links_of_different_granularity():
+    chain = optax.chain(
+        po.track_displacement(optax.identity()), po.estimate_uncentred(per="global")
+    )
+    with pytest.raises(ValueError, match=r"samples 2 parabolas.*initialised for 1.*same per"):
+        chain.update(PARAMS, chain.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize(
+    "read", [po.metrics, po.reset, lambda s: po.eval_params(s, PARAMS)], ids=["m", "r", "e"]
+)
+@pytest.mark.parametrize("state", [optax.adam(1e-3).init(PARAMS), (), None, {"a": jnp.ones(2)}])
+def test_readouts_of_a_foreign_state(read, state):
+    with pytest.raises(ValueError, match="no link of parabolic_optax"):
+        read(state)
+
+
+def test_metrics_with_another_granularity():
+    state = po.parabolic_adam(per={"w": 0, "b": None}).init(PARAMS)
+    with pytest.raises(ValueError, match="pass the per that was given"):
+        po.metrics(state)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_averages_kept(name):
+    params = matrix_params()
+    state = OPTIMIZERS[name](tail_power=None).init(params)
+    with pytest.raises(ValueError, match=r"tail_power=None.*tail_power=9"):
+        po.eval_params(state, params)

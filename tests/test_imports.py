@@ -1,0 +1,69 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import pathlib
+
+import pytest
+
+import parabolic_optax
+
+PACKAGE = pathlib.Path(parabolic_optax.__file__).parent
+ROLES = {"_directions", "_curvature", "_saddle", "_steps"}
+ALLOWED = {
+    "_types": set(),
+    "_tree": {"_types"},
+    **{role: {"_types", "_tree"} for role in ROLES},
+    "_metrics": {"_types", "_tree"},
+    "_parabolic": {"_types", "_tree", *ROLES},
+    "__init__": {"_types", "_metrics", "_parabolic", *ROLES},
+}
+OUTSIDE = {
+    "collections", "dataclasses", "functools", "math", "typing", "jax", "numpy", "optax",
+}  # fmt: skip
+
+
+def imported(module):
+    """Full dotted names that the module imports, the names of `from` imports included."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ALLOWED, "__main__"}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_modules_import_only_what_lies_below(module):
+    own = {
+        name.split(".")[1] for name in imported(module) if name.split(".")[0] == "parabolic_optax"
+    }
+    assert own <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_library_needs_only_jax_optax_and_numpy(module):
+    roots = {name.split(".")[0] for name in imported(module)} - {"parabolic_optax"}
+    assert roots <= OUTSIDE
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_nothing_private_of_optax_or_jax(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "_src"
+        if isinstance(node, ast.Import):
+            assert not any("_src" in alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert "_src" not in (node.module or "")
+
+
+def test_all_is_sorted_and_complete():
+    names = parabolic_optax.__all__
+    assert names == sorted(names)
+    assert all(hasattr(parabolic_optax, name) for name in names)

@@ -1,0 +1,125 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
+
+finite = st.floats(-1e3, 1e3, width=32)
+positive = st.floats(2.0**-10, 1e3, width=32)
+few = settings(max_examples=50, deadline=None)
+
+
+def f32(*values):
+    return [jnp.float32(value) for value in values]
+
+
+def test_displacement_kernel_matches_its_twin():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        g, p, a = rng.normal(size=(3, 7))
+        expected = reference.displacement(g, p, a)
+        got = _directions.displacement_kernel(*f32(g @ (p - a), (p - a) @ (p - a)))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_displacement_kernel_is_zero_where_nothing_moved():
+    slope, length = _directions.displacement_kernel(*f32(5.0, 0.0))
+    assert slope == 0.0
+    assert length == 0.0
+
+
+@few
+@given(finite, positive, positive)
+def test_uncentred_kernel_matches_its_twin(slope, square, position):
+    got = _curvature.uncentred_kernel(*f32(slope, square, position))
+    np.testing.assert_allclose(got, reference.uncentred(slope, square, position), rtol=1e-5)
+
+
+def test_uncentred_kernel_is_zero_before_anything_moved():
+    np.testing.assert_array_equal(_curvature.uncentred_kernel(*f32(0.0, 0.0, 0.0)), [0, 0, 0])
+
+
+def test_whole_matches_its_twin():
+    rng = np.random.default_rng(1)
+    slopes, positions = rng.normal(size=5), rng.uniform(0.1, 2.0, size=5)
+    s, x = _curvature._with_whole(jnp.asarray(slopes), jnp.asarray(positions))
+    expected = reference.whole(slopes, positions)
+    np.testing.assert_allclose((s[-1], x[-1]), expected, rtol=1e-5)
+    np.testing.assert_allclose(s[:-1], slopes, rtol=1e-6)
+
+
+@few
+@given(finite, finite, finite, st.floats(0.0, 4.0, width=32))
+def test_flip_kernel_matches_its_twin(curvature, offset, position, cap):
+    got = _saddle.flip_kernel(*f32(curvature, offset, position, cap))
+    np.testing.assert_allclose(got, reference.flip(curvature, offset, position, cap), rtol=1e-5)
+
+
+def test_flip_kernel_turns_only_where_the_loss_bends_down():
+    assert _saddle.flip_kernel(*f32(2.0, -3.0, 9.0), 1.0) == -3.0
+    assert _saddle.flip_kernel(*f32(-2.0, -3.0, 9.0), 1.0) == 3.0
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(0.0, 0.0), (0.5, 1.0), (10.0, 3.0)])
+def test_flip_kernel_is_capped_by_the_position(cap, expected):
+    assert _saddle.flip_kernel(*f32(-1.0, -3.0, -2.0), cap) == expected
+
+
+@few
+@given(st.floats(-1, 1.5, width=32), st.floats(-50, 50, width=32))
+def test_multiplicative_kernel_matches_its_twin(drive, surprise):
+    got = _steps.multiplicative_kernel(*f32(drive, surprise), 0.1, 0.03, 0.2)
+    expected = reference.multiplicative(drive, surprise, 0.1, 0.03, 0.2)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_brake_is_bounded():
+    assert _steps.multiplicative_kernel(*f32(0.0, 1e30), 0.1, 0.1, 0.1) == pytest.approx(-0.5)
+
+
+@few
+@given(st.floats(0.0, 10.0, width=32), st.booleans())
+def test_search_kernel_matches_its_twin(travelled, found):
+    got = _steps.search_kernel(jnp.float32(travelled), jnp.asarray(found))
+    np.testing.assert_allclose(got, reference.search(travelled, found), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2, 9])
+def test_polynomial_weights_grow_like_a_power_of_the_sample_number(power):
+    # The exact weight of sample i is the rising factorial i (i+1) ... (i+power-1), ~ i^power.
+    n = 40
+    values = np.random.default_rng(power).normal(size=n)
+    shares = np.array([np.prod([i + k for k in range(power)]) for i in range(1, n + 1)], float)
+    mean = 0.0
+    for count, value in enumerate(values, 1):
+        w = float(_tree.polynomial_weight(jnp.int32(count), power))
+        mean += w * (value - mean)
+    assert mean == pytest.approx(np.sum(shares * values) / np.sum(shares), rel=1e-4, abs=1e-5)
+    assert mean == pytest.approx(reference.polynomial_average(values, power), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 9.0, 29.0])
+def test_first_sample_has_weight_one(power):
+    assert _tree.polynomial_weight(jnp.int32(1), power) == 1.0
+
+
+def test_layout_inner_products_and_spread_agree_with_loops():
+    rng = np.random.default_rng(2)
+    a = {"k": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "v": jnp.ones(2)}
+    layout = _tree.Layout.of(a, {"k": -1, "v": None})
+    assert layout.size == 5
+    inner = layout.inner(a, a)
+    columns = [sum(float(a["k"][i, j]) ** 2 for i in range(3)) for j in range(4)]
+    np.testing.assert_allclose(inner, [*columns, 2.0], rtol=1e-5)
+    spread = layout.spread(inner, a)
+    assert spread["k"].shape == (1, 4)
+    np.testing.assert_allclose(spread["k"][0], columns, rtol=1e-5)
+    assert [part.shape for part in layout.split(inner)] == [(4,), ()]
+
+
+def test_inner_product_of_complex_numbers_is_real():
+    z = [jnp.array([1.0 + 2.0j])]
+    assert _tree.Layout.of(z, "tensor").inner(z, z)[0] == 5.0

@@ -1,0 +1,67 @@
+"""Pure gradient noise has no curvature; what an estimator reads there is a phantom."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from parabolic_optax import _tree, track_displacement
+
+STEPS, SEEDS, DIM = 60, 1000, 4
+
+
+@functools.cache
+def walks():
+    """Slopes, positions [seed, step] of the tracker, gradients and parameters [seed, step, dim]."""
+    tracker = track_displacement(optax.identity(), tail_power=None)
+
+    def run(key):
+        params = jnp.ones(DIM)
+
+        def step(carry, key):
+            params, state = carry
+            grad = jax.random.normal(key, (DIM,))  # the true gradient is 0 everywhere
+            sample, state = tracker.update(grad, state, params)
+            out = (sample.slope[0], sample.position[0], grad, params)
+            return (params + 0.01 * sample.update, state), out
+
+        carry = (params, tracker.init(params))
+        return jax.lax.scan(step, carry, jax.random.split(key, STEPS))[1]
+
+    out = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(3), SEEDS))
+    return [np.asarray(x, np.float64) for x in out]
+
+
+def standard_errors(values):
+    return np.mean(values) / (np.std(values) / np.sqrt(len(values)))
+
+
+@pytest.mark.parametrize("power", [0.0, 29.0])
+def test_mean_slope_is_unbiased(power):
+    slopes, _, _, _ = walks()
+    means = np.zeros(SEEDS)
+    for count in range(1, STEPS + 1):
+        w = min(0.5, float(_tree.polynomial_weight(jnp.int32(count), power)))
+        means += w * (slopes[:, count - 1] - means)
+    assert abs(standard_errors(means)) < 4.0
+
+
+def test_slopes_are_unit_noise():
+    slopes, _, _, _ = walks()
+    assert np.mean(slopes[:, 1:] ** 2) == pytest.approx(1.0, abs=0.02)
+
+
+def test_uncentred_curvature_is_unbiased_and_centred_is_not():
+    slopes, positions, grads, params = walks()
+    # Positions depend on the past noise only, hence E[s] / E[x] with the mean over seeds.
+    uncentred = np.mean(slopes[:, 1:], axis=1) / np.mean(positions[:, 1:])
+    centred = [
+        reference.centred_curvature(g[:, 0], p[:, 0]) for g, p in zip(grads, params, strict=True)
+    ]
+    assert abs(standard_errors(uncentred)) < 4.0
+    assert standard_errors(np.array(centred)) > 20.0
+    assert np.mean(centred) > 4.0 * abs(np.mean(uncentred))

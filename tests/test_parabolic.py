@@ -1,0 +1,264 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+import reference
+from problems import OPTIMIZERS, matrix_loss, matrix_params, train
+
+import parabolic_optax as po
+
+CURVATURES = [np.array([1.0, 40.0, 300.0]), np.array([[0.1, 5.0], [20.0, 0.5]])]
+CENTRES = [np.array([3.0, -1.0, 0.5]), np.array([[-2.0, 4.0], [1.0, 7.0]])]
+START = [np.array([1.0, 0.5, -2.0]), np.array([[0.3, -1.0], [2.0, 0.1]])]
+
+
+def as_jax(arrays):
+    return [jnp.asarray(a, jnp.float32) for a in arrays]
+
+
+def quadratic(params, centres=CENTRES, factor=1.0):
+    return factor * sum(
+        0.5 * jnp.sum(jnp.asarray(c, jnp.float32) * (p - jnp.asarray(m, jnp.float32)) ** 2)
+        for p, c, m in zip(params, CURVATURES, centres, strict=True)
+    )
+
+
+def links(base, *, per="tensor", pooling=0.5):
+    return optax.chain(
+        po.track_displacement(base, per=per),
+        po.estimate_uncentred(per=per, pooling=pooling),
+        po.flip_saddles(),
+        po.step_multiplicative(per=per),
+    )
+
+
+def test_golden_trace():
+    steps = 60
+
+    def grad(params):
+        return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
+
+    rows = reference.trace(grad, START, steps)
+    _, (params, readings, tail) = train(
+        po.parabolic_adam(),
+        quadratic,
+        as_jax(START),
+        steps,
+        lambda params, state: (params, po.metrics(state), po.eval_params(state, params)),
+    )
+    assert 5 < rows[-1]["search"] < steps - 30  # both phases are in the trace
+    for t, row in enumerate(rows):
+        for i in range(2):
+            where = f"step {t}, tensor {i}"
+            np.testing.assert_allclose(params[i][t], row["params"][i], 1e-3, 1e-5, err_msg=where)
+            np.testing.assert_allclose(tail[i][t], row["tail"][i], 1e-3, 1e-5, err_msg=where)
+            np.testing.assert_allclose(
+                readings[f"step_size/{i}"][t], row["step_size"][i], 2e-3, err_msg=where
+            )
+            np.testing.assert_allclose(
+                readings[f"signal/{i}"][t], row["signal"][i], 1e-2, 1e-2, err_msg=where
+            )
+        np.testing.assert_allclose(readings["signal"][t], row["signal"][-1], 1e-2, 1e-2)
+
+
+def test_translation_changes_nothing():
+    def run(start, centre):
+        curvatures = jnp.array([1.0, 20.0])
+        return train(
+            po.parabolic_adam(),
+            lambda p: 0.5 * jnp.sum(curvatures * (p - centre) ** 2),
+            start,
+            200,
+            lambda params, state: (params - start, po.metrics(state)),
+        )[1]
+
+    # Of equal norm, because the search for the scale measures by the norm.
+    here, there = jnp.array([3.0, 4.0]), jnp.array([-4.0, 3.0])
+    offset = jnp.array([1.0, -2.0])
+    moved, readings = run(here, here + offset)
+    moved_2, readings_2 = run(there, there + offset)
+    np.testing.assert_allclose(moved, moved_2, rtol=2e-3, atol=2e-3)
+    n = 40  # the statistics depend on rounding, later chaotically
+    for name in ("signal", "step_size"):
+        np.testing.assert_allclose(readings[name][:n], readings_2[name][:n], 2e-2, 1e-6)
+
+
+@pytest.mark.parametrize("k", [-20, -3, 7, 20])
+def test_scaling_the_loss_leaves_adam_unchanged(k):
+    optimizer = po.parabolic_adam(eps=0.0)
+    (plain, _), _ = train(optimizer, quadratic, as_jax(START), 100)
+    (scaled, _), _ = train(optimizer, lambda p: quadratic(p, factor=2.0**k), as_jax(START), 100)
+    for a, b in zip(plain, scaled, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_turning_the_slopes_round_turns_the_signal_round():
+    estimator = po.estimate_uncentred()
+    params = [jnp.ones(3), jnp.ones(2)]
+    rng = np.random.default_rng(0)
+    slopes, positions = rng.normal(size=(10, 2)), rng.uniform(1.0, 2.0, size=(10, 2))
+
+    def run(sign):
+        state = estimator.init(params)
+        for t in range(10):
+            sample = po.Sample(
+                update=params,
+                slope=jnp.asarray(sign * slopes[t], jnp.float32),
+                position=jnp.asarray(positions[t], jnp.float32),
+                count=jnp.int32(t + 1),
+                finite=jnp.array(True),
+            )
+            parabola, state = estimator.update(sample, state)
+        return parabola
+
+    one, other = run(1.0), run(-1.0)
+    np.testing.assert_allclose(one.signal, -other.signal, rtol=1e-6)
+    np.testing.assert_allclose(one.curvature, -other.curvature, rtol=1e-6)
+    np.testing.assert_array_equal(one.offset, other.offset)
+    assert np.all(np.abs(one.signal) > 0.0)
+
+
+def test_one_tensor_is_the_whole():
+    def loss(p):
+        return jnp.sum(jnp.array([1.0, 30.0, 4.0]) * (p - jnp.array([2.0, -3.0, 1.0])) ** 2)
+
+    start = jnp.array([0.5, 1.0, -1.0])
+    (one, _), _ = train(po.parabolic_adam(per="tensor"), loss, start, 150)
+    (other, _), _ = train(po.parabolic_adam(per="global"), loss, start, 150)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", [0.0, 0.5])
+@pytest.mark.parametrize("as_function", [True, False], ids=["function", "pytree"])
+def test_slices_are_like_separate_tensors(pooling, as_function):
+    curvatures = jnp.array([[1.0, 9.0], [30.0, 2.0], [4.0, 0.5]])
+    target = jnp.array([[2.0, -1.0], [1.0, 3.0], [-2.0, 4.0]])
+    start = jnp.array([[0.5, 1.0], [-1.0, 0.2], [1.0, 1.0]])
+
+    def loss(rows):
+        return jnp.sum(curvatures * (rows - target) ** 2)
+
+    per = (lambda path, leaf: 0) if as_function else {"w": 0}
+    (sliced, _), readings = train(
+        links(optax.scale_by_adam(), per=per, pooling=pooling),
+        lambda p: loss(p["w"]),
+        {"w": start},
+        80,
+        lambda _, state: po.metrics(state, per),
+    )
+    (separate, _), separate_readings = train(
+        links(optax.scale_by_adam(), pooling=pooling),
+        lambda p: loss(jnp.stack(p)),
+        list(start),
+        80,
+        lambda _, state: po.metrics(state),
+    )
+    np.testing.assert_allclose(sliced["w"], jnp.stack(separate), rtol=1e-3, atol=1e-4)
+    for i in range(3):
+        np.testing.assert_allclose(
+            readings["step_size/w"][:, i], separate_readings[f"step_size/{i}"], rtol=1e-3
+        )
+
+
+def test_a_prefix_of_axes_covers_whole_subtrees():
+    params = {"block": [jnp.ones((2, 3)), jnp.ones((2, 4))], "head": jnp.ones((5, 2))}
+    per = {"block": 0, "head": None}
+    readings = po.metrics(po.parabolic_adam(per=per).init(params), per)
+    shapes = [readings[f"step_size/{k}"].shape for k in ("block/0", "block/1", "head")]
+    assert shapes == [(2,), (2,), ()]
+
+
+BASES = {
+    "sgd": optax.identity(),
+    "momentum": optax.trace(0.9),
+    "nesterov": optax.trace(0.9, nesterov=True),
+    "adagrad": optax.scale_by_rss(),
+    "adadelta": optax.scale_by_adadelta(),
+    "rms": optax.scale_by_rms(),
+    "adam": optax.scale_by_adam(),
+    "adamax": optax.scale_by_adamax(),
+    "nadam": optax.scale_by_adam(nesterov=True),
+    "amsgrad": optax.scale_by_amsgrad(),
+    "adabelief": optax.scale_by_belief(),
+    "lion": optax.scale_by_lion(),
+    "muon": optax.contrib.scale_by_muon(),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_base_descends(name):
+    def loss(params):
+        return matrix_loss({"w": params["w"], "b": params["b"][0]})
+
+    params = matrix_params()
+    params["b"] = params["b"][None]  # Muon takes matrices only
+    (end, state), losses = train(
+        po.parabolic(BASES[name]), loss, params, 600, lambda params, _: loss(params)
+    )
+    floor = min(
+        float(losses.min()),
+        train(optax.adam(0.05), loss, params, 2000, lambda p, _: loss(p))[1][-1],
+    )
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(end))
+    first = loss(params) - floor
+    assert loss(end) - floor < 0.2 * first
+    assert loss(po.eval_params(state, end)) - floor < 0.2 * first
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends(name):
+    params = matrix_params()
+    (end, state), _ = train(OPTIMIZERS[name](), matrix_loss, params, 600)
+    assert matrix_loss(end) < 0.2 * matrix_loss(params)
+    assert matrix_loss(po.eval_params(state, end)) < 0.2 * matrix_loss(params)
+
+
+def test_rosenbrock():
+    def loss(p):
+        return (1.0 - p[0]) ** 2 + 100.0 * (p[1] - p[0] ** 2) ** 2
+
+    (end, _), _ = train(po.parabolic_adam(), loss, jnp.array([-1.2, 1.0]), 3000)
+    assert loss(end) < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noisy_ill_conditioned_quadratic(seed):
+    curvatures = jnp.logspace(-4, 0, 20)
+    centre = jnp.asarray(np.random.default_rng(seed).normal(size=20), jnp.float32)
+
+    def loss(p):
+        return 0.5 * jnp.sum(curvatures * (p - centre) ** 2)
+
+    optimizer = po.parabolic_adam()
+    start = centre + 1.0 + jnp.arange(20) / 10.0
+
+    def step(carry, key):
+        params, state = carry
+        noise = 0.1 * jnp.sqrt(curvatures) * jax.random.normal(key, (20,))
+        updates, state = optimizer.update(jax.grad(loss)(params) + noise, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(jax.random.key(seed), 3000)
+    carry = (start, optimizer.init(start))
+    (params, state), _ = jax.jit(lambda c: jax.lax.scan(step, c, keys))(carry)
+    assert loss(po.eval_params(state, params)) < 0.01 * loss(start)
+
+
+def test_initial_step_hardly_matters():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 5)) + 0.5, jnp.float32)
+    y = x @ jnp.array([1.0, -2.0, 3.0, 0.5, 4.0]) + 1.0
+    y = y + jnp.asarray(rng.normal(size=64), jnp.float32)
+
+    def loss(p):
+        return jnp.mean((x @ p["w"] + p["b"] - y) ** 2)
+
+    params = {"w": jnp.full(5, 0.3), "b": jnp.array(0.1)}
+    ends = []
+    for initial_step in (1e-8, 1e-6, 1e-4, 1e-2):
+        (end, state), _ = train(po.parabolic_adam(initial_step=initial_step), loss, params, 600)
+        ends.append(float(loss(po.eval_params(state, end))))
+    assert max(ends) < 1.5 * min(ends)
+    assert max(ends) < 0.1 * float(loss(params))

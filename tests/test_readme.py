@@ -1,0 +1,25 @@
+"""Every Python block of the README runs as it stands."""
+
+import pathlib
+import re
+
+import pytest
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text("utf-8") if README.exists() else ""
+BLOCKS = [
+    (TEXT[: match.start()].count("\n") + 2, match.group(1))
+    for match in re.finditer(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_readme_has_examples():
+    assert BLOCKS
+
+
+@pytest.mark.parametrize(("line", "code"), BLOCKS, ids=[f"line-{line}" for line, _ in BLOCKS])
+def test_block(line, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Blank lines in front make tracebacks point into the README.
+    exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "readme"})
