@@ -97,6 +97,25 @@ def final_losses(name: str, make, constants, seeds: int) -> np.ndarray:
     ).swapaxes(0, 1)
 
 
+def summary(record: dict) -> str:
+    """The best constant of every Adam and the default of ours, as a Markdown table."""
+    names = list(dict.fromkeys(run["data"] for run in record["runs"]))
+    lines = ["| held-out loss (ratio) | " + " | ".join(names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for label in CONTENDERS:
+        cells = []
+        for name in names:
+            run = next(r for r in record["runs"] if (r["data"], r["optimizer"]) == (name, label))
+            tuned = label.startswith("Adam")
+            at = int(np.argmin(run["median"])) if tuned else run["constants"].index(1e-6)
+            constant = f" at {run['constants'][at]:.0e}" if tuned else ""
+            cells.append(
+                f"{run['median'][at]:.4f} ({run['ratio_to_best_cosine'][at]:.3f}){constant}"
+            )
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", default=["digits", "mnist"], metavar="NAME")
@@ -127,6 +146,7 @@ def main() -> None:
                 }
             )
         console.print(table)
+    print(summary(record))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "digits_mnist.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 

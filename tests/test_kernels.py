@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
 
-finite = st.floats(-1e3, 1e3, width=32)
+# XLA flushes subnormal numbers to 0, NumPy does not.
+finite = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 positive = st.floats(2.0**-10, 1e3, width=32)
 few = settings(max_examples=50, deadline=None)
 
@@ -52,10 +53,10 @@ def test_whole_matches_its_twin():
 
 
 @few
-@given(finite, finite, finite, st.floats(0.0, 4.0, width=32))
+@given(finite, finite, finite, st.floats(0.0, 4.0, width=32, allow_subnormal=False))
 def test_flip_kernel_matches_its_twin(curvature, offset, position, cap):
     got = _saddle.flip_kernel(*f32(curvature, offset, position, cap))
-    np.testing.assert_allclose(got, reference.flip(curvature, offset, position, cap), rtol=1e-5)
+    np.testing.assert_allclose(got, reference.flip(curvature, offset, position, cap), 1e-5, 1e-30)
 
 
 def test_flip_kernel_turns_only_where_the_loss_bends_down():

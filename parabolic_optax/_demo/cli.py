@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         dataset = data.load(options.data)
     except data.MissingDataError as error:
-        Console(stderr=True).print(str(error), markup=False)
+        Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
         return 1
     if options.batch > len(dataset.train[0]):
         Console(stderr=True).print(f"--batch: there are only {len(dataset.train[0])} rows")
