@@ -43,8 +43,8 @@ def parabolic(
         ``optax.trace(0.9)``, ``optax.scale_by_lion()``, or a chain of such, with
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
-        schedule of the step number; 1 is right. A decay to 0 over the last third of a run
-        of known length makes the parameters as good as their mean.
+        schedule of the step number; 1 is right. Where the length of the run is known, a
+        decay to 0 at its end takes the noise out of the parameters themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -208,8 +208,7 @@ def parabolic_sgd(
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
     the step size has the same meaning for every :math:`\beta`. One buffer less than
-    :func:`parabolic_adam`; the better choice for convolutional and small dense networks, the
-    worse for transformers and for data with gross outliers.
+    :func:`parabolic_adam`; weaker on data with gross outliers.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
