@@ -10,7 +10,8 @@ from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
 # XLA flushes subnormal numbers to 0, NumPy does not.
 finite = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 positive = st.floats(2.0**-10, 1e3, width=32)
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50, deadline=None, derandomize=True)
+SMALLEST = np.finfo(np.float32).tiny
 
 
 def f32(*values):
@@ -36,7 +37,8 @@ def test_displacement_kernel_is_zero_where_nothing_moved():
 @given(finite, positive, positive)
 def test_uncentred_kernel_matches_its_twin(slope, square, position):
     got = _curvature.uncentred_kernel(*f32(slope, square, position))
-    np.testing.assert_allclose(got, reference.uncentred(slope, square, position), rtol=1e-5)
+    expected = reference.uncentred(slope, square, position)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=SMALLEST)
 
 
 def test_uncentred_kernel_is_zero_before_anything_moved():
@@ -70,7 +72,10 @@ def test_flip_kernel_is_capped_by_the_position(cap, expected):
 
 
 @few
-@given(st.floats(-1, 1.5, width=32), st.floats(-50, 50, width=32))
+@given(
+    st.floats(-1, 1.5, width=32, allow_subnormal=False),
+    st.floats(-50, 50, width=32, allow_subnormal=False),
+)
 def test_multiplicative_kernel_matches_its_twin(drive, surprise):
     got = _steps.multiplicative_kernel(*f32(drive, surprise), 0.1, 0.03, 0.2)
     expected = reference.multiplicative(drive, surprise, 0.1, 0.03, 0.2)
@@ -82,7 +87,7 @@ def test_brake_is_bounded():
 
 
 @few
-@given(st.floats(0.0, 10.0, width=32), st.booleans())
+@given(st.floats(0.0, 10.0, width=32, allow_subnormal=False), st.booleans())
 def test_search_kernel_matches_its_twin(travelled, found):
     got = _steps.search_kernel(jnp.float32(travelled), jnp.asarray(found))
     np.testing.assert_allclose(got, reference.search(travelled, found), rtol=1e-4, atol=1e-6)
