@@ -208,7 +208,8 @@ def parabolic_sgd(
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
     the step size has the same meaning for every :math:`\beta`. One buffer less than
-    :func:`parabolic_adam`; weaker on data with gross outliers.
+    :func:`parabolic_adam`. A gross outlier among the gradients enters the direction at full
+    length; where such occur, clip them in front.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -254,8 +255,7 @@ def parabolic_muon(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
-    The directions are those of ``optax.contrib.muon`` at its defaults. On small networks
-    that can fit their data by heart it does so fast: give it weight decay there.
+    The directions are those of ``optax.contrib.muon`` at its defaults.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
