@@ -88,5 +88,14 @@ class Anchored(Readable, Protocol):
 def link(
     init: Callable[..., Any], update: Callable[..., Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """A link as optax knows it; optax's own types foresee bare updates, not records."""
-    return optax.GradientTransformationExtraArgs(init, update)
+    """A link as optax knows it; optax's own types foresee bare updates, not records.
+
+    On parameters that are only described, as ``jax.ShapeDtypeStruct``, `init` describes the
+    state.
+    """
+
+    def init_or_describe(params: Any) -> Any:
+        described = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
+        return jax.eval_shape(init, params) if described else init(params)
+
+    return optax.GradientTransformationExtraArgs(init_or_describe, update)
