@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from parabolic_optax import _tree
 from parabolic_optax._types import Anchored, Per, Readable
@@ -75,8 +74,8 @@ def eval_params(state: Any, params: Any) -> Any:
       (masked out, or frozen) are returned as they are.
 
     Raises:
-      ValueError: the optimizer keeps no average (``tail_power=None``), or the state holds
-        none of this package's links.
+      ValueError: the optimizer keeps no average (``tail_power=None``), the state holds none
+        of this package's links, or it belongs to other parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
@@ -92,12 +91,7 @@ def eval_params(state: Any, params: Any) -> Any:
                 "this optimizer keeps no averaged parameters (tail_power=None): use the"
                 " parameters themselves, or construct it with tail_power=9."
             )
-        params = jax.tree.map(
-            lambda mean, own: own if _is_masked(mean) else mean.astype(own.dtype),
-            link.tail,
-            params,
-            is_leaf=_is_masked,
-        )
+        params = _replace(params, link.tail)
     return params
 
 
@@ -126,11 +120,13 @@ def reset(state: Any) -> Any:
       0
     """
     _links(state, Readable)
-    return jax.tree.map(
+    restarted = jax.tree.map(
         lambda node: node.restart() if isinstance(node, Readable) else node,
         state,
         is_leaf=lambda node: isinstance(node, Readable),
     )
+    # The arrays may sit in a framework's variables, which a restart takes them out of.
+    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(restarted))
 
 
 def _links(state: Any, role: type) -> list[Any]:
@@ -173,5 +169,26 @@ def _combine(name: str, values: jax.Array) -> jax.Array:
     return jnp.exp(jnp.mean(jnp.log(values))) if name == "step_size" else jnp.mean(values)
 
 
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+def _replace(params: Any, means: Any) -> Any:
+    """`params` with every leaf that has a mean replaced by it.
+
+    Leaves are found by where they sit, because frameworks wrap the parameters and the state
+    in different containers.
+    """
+    left = dict(zip(_tree.leaf_keys(means), jax.tree.leaves(means), strict=True))
+    names, leaves = _tree.leaf_paths(params), []
+    for key, name, own in zip(_tree.leaf_keys(params), names, jax.tree.leaves(params), strict=True):
+        mean = left.pop(key, None)
+        if mean is not None and mean.shape != own.shape:
+            raise ValueError(
+                f"the state holds an average of {name or 'the parameters'} of shape"
+                f" {mean.shape}, the parameter has {own.shape}: pass the parameters that the"
+                " state belongs to."
+            )
+        leaves.append(own if mean is None else mean.astype(own.dtype))
+    if left:
+        raise ValueError(
+            f"the state holds averages of {len(left)} leaves that are not among the"
+            " parameters: pass the parameters that the state belongs to."
+        )
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 from parabolic_optax._types import Axis, Per
 
 
+def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
+    """Where every leaf sits, as the keys that lead to it."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    # Flax NNX keeps every array as the value of a variable; its name is the variable's.
+    value = jax.tree_util.GetAttrKey("value")
+    return [path[:-1] if path[1:] and path[-1] == value else path for path, _ in paths]
+
+
 def leaf_paths(tree: Any) -> list[str]:
     """Name of every leaf, such as ``dense/kernel``."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return [jax.tree_util.keystr(key, simple=True, separator="/") for key in leaf_keys(tree)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,3 +144,17 @@ def test_no_averages_kept(name):
     state = OPTIMIZERS[name](tail_power=None).init(params)
     with pytest.raises(ValueError, match=r"tail_power=None.*tail_power=9"):
         po.eval_params(state, params)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"w": jnp.ones((3, 2)), "b": jnp.ones(3)}, r"average of w of shape \(2, 3\).*\(3, 2\)"),
+        ({"w": jnp.ones((2, 3))}, "averages of 1 leaves that are not among the parameters"),
+        ({"v": jnp.ones((2, 3)), "b": jnp.ones(3)}, "averages of 1 leaves"),
+    ],
+)
+def test_averages_of_other_parameters(params, message):
+    state = po.parabolic_adam().init(PARAMS)
+    with pytest.raises(ValueError, match=message):
+        po.eval_params(state, params)
