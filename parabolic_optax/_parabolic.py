@@ -284,12 +284,18 @@ def parabolic_muon(
       >>> print(jnp.sign(jnp.diag(updates["w"])))
       [-1.  1.]
     """
+    muon = optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay)
     base = optax.chain(
-        optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay),
-        # optax's Muon is a complete optimizer; this turns its step back into a direction.
+        # optax's Muon divides by the sides of a matrix, also where they are 0.
+        optax.partition({"muon": muon, "empty": optax.identity()}, _empty_apart),
+        # It is a complete optimizer; this turns its step back into a direction.
         optax.scale(-1.0),
     )
     return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
+
+
+def _empty_apart(params: Any) -> Any:
+    return jax.tree.map(lambda p: "muon" if p.size > 0 else "empty", params)
 
 
 def _check_ascent(base: optax.GradientTransformation) -> None:
