@@ -125,12 +125,6 @@ def _inner_leaf(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
     return jnp.sum(products, axis=others).astype(jnp.float32)
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no leaf holds a NaN or an infinity; bool scalar."""
-    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(checks)) if checks else jnp.array(True)
-
-
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
     """`new` where the scalar condition holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
