@@ -1,0 +1,5 @@
+"""x."""
+
+from tests.contract.row import Rows
+
+ROWS = Rows()
