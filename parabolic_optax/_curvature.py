@@ -113,7 +113,7 @@ def estimate_uncentred(
                 for mean, value in zip(state, (slope, slope**2, position), strict=True)
             )
         )
-        state = _tree.where(sample.finite, fitted, state)
+        state = _tree.where(sample.usable, fitted, state)
 
         signal, _, offset = jax.vmap(uncentred_kernel)(*state)
         pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]

@@ -18,8 +18,7 @@ class TrackDisplacementState(NamedTuple):
       anchor: slow running mean of the parameters, the origin of the positions.
       tail: running mean of the recent parameters for evaluation; None where not kept.
       count: number of samples taken, int32 scalar.
-      skipped: number of steps whose gradient, or its squared norm, was not finite; int32
-        scalar.
+      skipped: number of steps whose gradient was zero or not finite, int32 scalar.
     """
 
     base: Any
@@ -125,8 +124,10 @@ def track_displacement(
         _check_match(updates, params)
         layout = _tree.Layout.of(params, per)
         # One more inner product instead of a look at every entry. It also sees gradients so
-        # large that no square of theirs is a number, which would poison the base.
-        finite = jnp.isfinite(jnp.sum(layout.inner(updates, updates)))
+        # large that no square of theirs is a number, which would poison the base. A gradient
+        # of zero says nothing about the step size, and Muon would go on at full length.
+        square = jnp.sum(layout.inner(updates, updates))
+        usable = jnp.isfinite(square) & (square > 0.0)
         count = optax.safe_increment(state.count)
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
@@ -141,11 +142,11 @@ def track_displacement(
             _strong(updates), state.base, _strong(params), **extra_args
         )
         sample = Sample(
-            update=jax.tree.map(lambda u: jnp.where(finite, -u, 0.0), direction),
+            update=jax.tree.map(lambda u: jnp.where(usable, -u, 0.0), direction),
             slope=slope,
             position=position,
             count=count,
-            finite=finite,
+            usable=usable,
         )
         tail = state.tail
         if tail_power is not None:
@@ -153,7 +154,7 @@ def track_displacement(
         anchor = _pull(state.anchor, params, _tree.polynomial_weight(count, anchor_power))
         kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
-        return sample, _tree.where(finite, moved, kept)
+        return sample, _tree.where(usable, moved, kept)
 
     return link(init, update)
 

@@ -25,8 +25,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       per squared parameter unit), ``offset`` (signed distance to the extremum, parameter
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
       parameters came) of the displacement of all parameters together, ``count`` (samples
-      taken) and ``skipped`` (steps with a gradient that was not finite); and the same four
-      for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. For
+      taken) and ``skipped`` (steps with a gradient that was zero or not finite); and the same
+      four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. For
       ``partition`` into several optimizers of this package the scalars are means over them,
       and ``skipped`` is the largest.
 

@@ -56,8 +56,8 @@ def parabolic(
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
       the base. Beside the base's, its state is one buffer like the parameters for the
       running mean, one for the averaged parameters, both at least float32, and a few
-      float32 scalars per tensor. A step with a gradient that is not finite changes nothing
-      and is counted.
+      float32 scalars per tensor. A step with a gradient that is zero, or whose squared norm
+      is not finite, changes nothing and is counted.
 
     Raises:
       TypeError: the base is not a gradient transformation; a constant is not a number; at
@@ -184,10 +184,10 @@ def parabolic_adamw(
       >>> optimizer = po.parabolic_adamw(weight_decay=0.1, mask={"w": True, "b": False})
       >>> params = {"w": jnp.array([3.0, -1.0]), "b": jnp.array(2.0)}
       >>> state = optimizer.init(params)
-      >>> zero = {"w": jnp.zeros(2), "b": jnp.zeros(())}
-      >>> updates, state = optimizer.update(zero, state, params)
-      >>> print(jnp.sign(updates["w"]), jnp.abs(updates["b"]))
-      [-1.  1.] 0.0
+      >>> grads = {"w": jnp.zeros(2), "b": jnp.array(-5.0)}
+      >>> updates, state = optimizer.update(grads, state, params)
+      >>> print(jnp.sign(updates["w"]), jnp.sign(updates["b"]))
+      [-1.  1.] 1.0
     """
     base = optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay, mask)

@@ -184,6 +184,6 @@ def step_multiplicative(
         # update loop: both can run in one pass over the parameters.
         steps = layout.spread(jnp.exp(state.log_step), sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        return moved, _tree.where(sample.finite, new, state)
+        return moved, _tree.where(sample.usable, new, state)
 
     return link(init, update)

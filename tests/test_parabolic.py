@@ -108,7 +108,7 @@ def test_turning_the_slopes_round_turns_the_signal_round():
                 slope=jnp.asarray(sign * slopes[t], jnp.float32),
                 position=jnp.asarray(positions[t], jnp.float32),
                 count=jnp.int32(t + 1),
-                finite=jnp.array(True),
+                usable=jnp.array(True),
             )
             parabola, state = estimator.update(sample, state)
         return parabola
