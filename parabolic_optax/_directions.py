@@ -9,6 +9,9 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Per, Sample, link
 
+# Number of samples from which on a running mean takes in only some of them.
+_LONG = 16384
+
 
 class TrackDisplacementState(NamedTuple):
     """State of :func:`track_displacement`.
@@ -150,8 +153,8 @@ def track_displacement(
         )
         tail = state.tail
         if tail_power is not None:
-            tail = _pull(tail, params, _tree.polynomial_weight(count, tail_power))
-        anchor = _pull(state.anchor, params, _tree.polynomial_weight(count, anchor_power))
+            tail = _pull(tail, params, count, tail_power)
+        anchor = _pull(state.anchor, params, count, anchor_power)
         kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(usable, moved, kept)
@@ -159,7 +162,12 @@ def track_displacement(
     return link(init, update)
 
 
-def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
+def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) -> Any:
+    # In a long run the weight of one sample is so small that float32 would round most of its
+    # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
+    # jump to and fro are met on both sides.
+    k = 2 * (count // _LONG) + 1
+    weight = jnp.where(count % k == 0, k * _tree.polynomial_weight(count, power), 0.0)
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )
