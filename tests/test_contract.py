@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.contract import OURS, ROWS, NotApplicable, check
+from tests.contract import OURS, ROWS, NotApplicableError, check
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -16,7 +16,7 @@ from tests.contract import OURS, ROWS, NotApplicable, check
 def test_row(row, name):
     try:
         check(row, OURS[name])
-    except NotApplicable as reason:
+    except NotApplicableError as reason:
         pytest.skip(str(reason))
 
 

@@ -16,7 +16,7 @@ from tests.contract import (  # the order of the table
     transformations,  # isort: skip
     wrappers,  # isort: skip
 )
-from tests.contract.row import NotApplicable, Row, check
+from tests.contract.row import NotApplicableError, Row, check
 from tests.contract.subjects import OURS, PEERS
 
 ROWS: list[Row] = [
@@ -34,4 +34,4 @@ ROWS: list[Row] = [
     for row in module.ROWS
 ]
 
-__all__ = ["OURS", "PEERS", "ROWS", "NotApplicable", "Row", "check"]
+__all__ = ["OURS", "PEERS", "ROWS", "NotApplicableError", "Row", "check"]

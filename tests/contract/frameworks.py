@@ -17,7 +17,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import parabolic_optax as po
-from tests.contract.row import Make, NotApplicable, Rows
+from tests.contract.row import Make, NotApplicableError, Rows
 from tests.contract.training import assert_same_types, needs_readouts, read_out, train
 
 ROWS = Rows()
@@ -31,7 +31,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise NotApplicable(f"{error.name} is not installed") from error
+        raise NotApplicableError(f"{error.name} is not installed") from error
 
 
 def error_of(predictions: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ Make = functools.partial
 """A factory of optimizers; its keywords are the settings it is compared with."""
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """The row asks for something that the optimizer does not claim to have; says why."""
 
 

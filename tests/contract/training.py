@@ -11,7 +11,7 @@ import optax
 import optax.contrib
 
 import parabolic_optax as po
-from tests.contract.row import Make, NotApplicable
+from tests.contract.row import Make, NotApplicableError
 from tests.problems import matrix_loss, matrix_params
 
 Loss = Callable[[Any], jax.Array]
@@ -69,12 +69,12 @@ def read_out(state: Any, params: Any) -> Any:
 
 def needs_readouts(make: Make) -> None:
     if make.func.__module__.partition(".")[0] != po.__name__:
-        raise NotApplicable("has no readouts")
+        raise NotApplicableError("has no readouts")
 
 
 def needs_rate(make: Make) -> float:
     if "learning_rate" not in make.keywords:
-        raise NotApplicable("no learning_rate is given")
+        raise NotApplicableError("no learning_rate is given")
     return make.keywords["learning_rate"]
 
 

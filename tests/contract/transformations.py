@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.contract.row import Make, NotApplicable, Rows
+from tests.contract.row import Make, NotApplicableError, Rows
 from tests.contract.training import (
     after,
     assert_close,
@@ -202,7 +202,7 @@ def strict_promotion(make: Make) -> None:
             modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
             culprit = [module for module in modules if not module.startswith("jax")][-1]
             if root(culprit) != root(make.func.__module__):
-                raise NotApplicable(f"{root(culprit)}'s part in it is not strict") from error
+                raise NotApplicableError(f"{root(culprit)}'s part in it is not strict") from error
             raise
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import parabolic_optax as po
-from tests.contract.row import Make, NotApplicable, Rows
+from tests.contract.row import Make, NotApplicableError, Rows
 from tests.contract.training import (
     after,
     assert_close,
@@ -48,7 +48,7 @@ def inject_hyperparams(make: Make) -> None:
     }
     keywords = defaults | make.keywords
     if not keywords:
-        raise NotApplicable("has no float argument")
+        raise NotApplicableError("has no float argument")
     optimizer = optax.inject_hyperparams(make.func)(**keywords)
     params, state = trained(optimizer)
     assert set(state.hyperparams) == set(keywords)
