@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.contract import OURS, ROWS, NotApplicableError, check
+from tests.contract.row import NotApplicableError, check
+from tests.contract.subjects import OURS
+from tests.contract.table import ROWS
 
 
 @pytest.mark.parametrize("name", OURS)

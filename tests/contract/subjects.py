@@ -22,3 +22,8 @@ PEERS = {
     "muon": partial(optax.contrib.muon, learning_rate=1e-2),
     "lbfgs": partial(optax.lbfgs),
 }
+
+
+def name_of(make: partial) -> str:
+    """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
+    return next(name for name, known in (OURS | PEERS).items() if known.func is make.func)

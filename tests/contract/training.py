@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from traceback import walk_tb
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,15 @@ def needs_rate(make: Make) -> float:
     if "learning_rate" not in make.keywords:
         raise NotApplicableError("no learning_rate is given")
     return make.keywords["learning_rate"]
+
+
+def raise_or_excuse(make: Make, error: Exception, why: str) -> NoReturn:
+    """Raises the error, or says that the cause is code of optax that the optimizer builds on."""
+    modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
+    culprit = [module for module in modules if not module.startswith("jax")][-1]
+    if culprit.startswith("optax.") and not make.func.__module__.startswith("optax."):
+        raise NotApplicableError(f"optax's part in it {why}") from error
+    raise error
 
 
 def types(tree: Any) -> Any:

@@ -1,19 +1,18 @@
 """Whatever JAX does to a training step, and the number types it runs in."""
 
-from traceback import walk_tb
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.contract.row import Make, NotApplicableError, Rows
+from tests.contract.row import Make, Rows
 from tests.contract.training import (
     after,
     assert_close,
     assert_finite,
     assert_moved,
     assert_same_types,
+    raise_or_excuse,
     step_of,
     step_with,
     train,
@@ -199,15 +198,7 @@ def strict_promotion(make: Make) -> None:
                 grads, state, matrix_params()
             )
         except jax.dtypes.TypePromotionError as error:
-            modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
-            culprit = [module for module in modules if not module.startswith("jax")][-1]
-            if root(culprit) != root(make.func.__module__):
-                raise NotApplicableError(f"{root(culprit)}'s part in it is not strict") from error
-            raise
-
-
-def root(module: str) -> str:
-    return module.partition(".")[0]
+            raise_or_excuse(make, error, "is not strict")
 
 
 @ROWS()

@@ -1,0 +1,91 @@
+"""``python -m tests.contract.compiled_update OPTIMIZER``: what a large update communicates.
+
+Compiles, and does not run, the update of a transformer with 8 billion parameters that are cut
+over all devices; prints the collective operations in it, and the memory, as JSON.
+"""
+
+import json
+import re
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.contract.subjects import OURS, PEERS
+
+LAYERS, WIDTH, KEYS, HIDDEN, WORDS = 32, 4096, 1024, 14336, 128256
+# The layers are stacked; every matrix is cut along an axis of 4096 or 14336.
+SHAPES = {
+    "embedding": ((WORDS, WIDTH), P(None, "x")),
+    "query": ((LAYERS, WIDTH, WIDTH), P(None, "x")),
+    "key": ((LAYERS, WIDTH, KEYS), P(None, "x")),
+    "value": ((LAYERS, WIDTH, KEYS), P(None, "x")),
+    "attention": ((LAYERS, WIDTH, WIDTH), P(None, "x")),
+    "gate": ((LAYERS, WIDTH, HIDDEN), P(None, "x")),
+    "up": ((LAYERS, WIDTH, HIDDEN), P(None, "x")),
+    "down": ((LAYERS, HIDDEN, WIDTH), P(None, "x")),
+    "norms": ((LAYERS, 2, WIDTH), P()),
+    "norm": ((WIDTH,), P()),
+    "head": ((WIDTH, WORDS), P("x")),
+}
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
+    r"(?:-start)?\("
+)
+
+
+def measure(optimizer: optax.GradientTransformationExtraArgs) -> dict[str, Any]:
+    mesh = jax.make_mesh((jax.device_count(),), ("x",), (AxisType.Auto,))
+    params = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for name, (shape, spec) in SHAPES.items()
+    }
+    shardings = {p.shape: p.sharding for p in params.values()}
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=shardings.get(leaf.shape, NamedSharding(mesh, P()))
+        ),
+        jax.eval_shape(optimizer.init, params),
+    )
+
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jitted = jax.jit(
+        update,
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (params, state)),
+        donate_argnums=(1, 2),
+    )
+    compiled = jitted.lower(params, state, params).compile()
+    memory = compiled.memory_analysis()
+    return {
+        "parameters": sum(int(np.prod(p.shape)) for p in params.values()),
+        "collectives": [
+            {"kind": kind, "numbers": sum(map(size, re.findall(r"\w+\[([\d,]*)\]", result)))}
+            for result, kind in COLLECTIVE.findall(compiled.as_text())
+        ],
+        "gib_per_device": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
+    }
+
+
+def size(shape: str) -> int:
+    return int(np.prod([int(n) for n in shape.split(",") if n]))
+
+
+def check(output: str) -> None:
+    """Raises AssertionError where more than the statistics are communicated."""
+    collectives = json.loads(output)["collectives"]
+    kinds = [each["kind"] for each in collectives]
+    assert set(kinds) <= {"all-reduce"}, f"{sorted(set(kinds))} in the compiled update"
+    assert len(kinds) <= 1, f"{len(kinds)} all-reduces in the compiled update"
+    assert sum(each["numbers"] for each in collectives) <= 8 * len(SHAPES), "not small"
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure((OURS | PEERS)[sys.argv[1]]())))
