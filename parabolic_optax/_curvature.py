@@ -21,7 +21,7 @@ class UncentredMoments(NamedTuple):
     """
 
     slope: jax.Array
-    slope_square: jax.Array
+    slope_size: jax.Array
     position: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
@@ -33,24 +33,24 @@ class UncentredMoments(NamedTuple):
 
 
 def uncentred_kernel(
-    slope: jax.Array, slope_square: jax.Array, position: jax.Array
+    slope: jax.Array, slope_size: jax.Array, position: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Signal, curvature and offset of a parabola with its extremum at the anchor.
 
     Args:
       slope: mean of s, scalar.
-      slope_square: mean of s^2, scalar.
+      slope_size: mean of |s|, scalar.
       position: mean of x, scalar.
 
     Returns:
-      E[s] / sqrt(E[s^2]), E[s] / E[x] and -E[x]; 0 where nothing has moved yet.
+      E[s] / E|s|, E[s] / E[x] and -E[x]; 0 where nothing has moved yet.
     """
-    signal = slope / jnp.sqrt(jnp.maximum(slope_square, _TINY))
+    signal = slope / jnp.maximum(slope_size, _TINY)
     return signal, slope / jnp.maximum(position, _TINY), -position
 
 
 def estimate_uncentred(
-    *, memory: float = 29.0, pooling: float = 0.5, per: Per = "tensor"
+    *, memory: float = 29.0, pooling: float = 1.0, per: Per = "tensor"
 ) -> optax.GradientTransformationExtraArgs:
     r"""Curvature about the anchor, from the uncentred moment; unbiased under noise.
 
@@ -61,8 +61,12 @@ def estimate_uncentred(
     better place than the present (the steps are too long), :math:`\lambda < 0` that the
     extremum still lies ahead, or that the loss bends down.
 
-    One tensor's slopes are noisy; the signal of each parabola is therefore pooled with
-    that of the whole, and slope and curvature follow the pooled signal.
+    The reliability of the slope is its mean over its mean size. The size rather than the root
+    mean square, because single gross slopes count less and a square can overflow.
+
+    One tensor's slopes are noisy, and where the direction is scaled already, as Adam's is,
+    tensors that lengthen and shorten their steps apart only disturb each other. The signal of
+    each parabola is therefore pooled with that of the whole; slope and curvature follow it.
 
     Args:
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of
@@ -80,10 +84,10 @@ def estimate_uncentred(
       >>> import jax.numpy as jnp, parabolic_optax as po
       >>> from parabolic_optax._curvature import uncentred_kernel
       >>> signal, curvature, offset = uncentred_kernel(
-      ...     jnp.float32(6.0), jnp.float32(36.0), jnp.float32(3.0)
+      ...     jnp.float32(6.0), jnp.float32(8.0), jnp.float32(3.0)
       ... )
       >>> print(signal, curvature, offset)
-      1.0 2.0 -3.0
+      0.75 2.0 -3.0
     """
     _tree.check_range("memory", memory, 0.0)
     _tree.check_range("pooling", pooling, 0.0, 1.0)
@@ -103,24 +107,23 @@ def estimate_uncentred(
                 f"the tracker samples {slope.shape[0] - 1} parabolas, this estimator was"
                 f" initialised for {state.slope.shape[0] - 1}: give both the same per."
             )
-        past = state.slope_square
-        surprise = jnp.where(past > 0.0, slope / jnp.sqrt(jnp.maximum(past, _TINY)), 0.0)
+        past = state.slope_size
+        surprise = jnp.where(past > 0.0, slope / jnp.maximum(past, _TINY), 0.0)
         # At least the last two samples, so that one of them never decides alone.
         weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
         fitted = UncentredMoments(
             *(
                 mean + weight * (value - mean)
-                for mean, value in zip(state, (slope, slope**2, position), strict=True)
+                for mean, value in zip(state, (slope, jnp.abs(slope), position), strict=True)
             )
         )
         state = _tree.where(sample.usable, fitted, state)
 
         signal, _, offset = jax.vmap(uncentred_kernel)(*state)
         pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]
-        rms = jnp.sqrt(state.slope_square[:-1])
         parabola = Parabola(
             sample=sample,
-            curvature=pooled * rms / jnp.maximum(state.position[:-1], _TINY),
+            curvature=pooled * state.slope_size[:-1] / jnp.maximum(state.position[:-1], _TINY),
             offset=offset[:-1],
             signal=pooled,
             # A tensor must heed an alarm of the whole; the whole, that of a tensor, need not.

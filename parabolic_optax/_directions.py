@@ -56,27 +56,35 @@ def track_displacement(
     base: optax.GradientTransformation,
     *,
     anchor_power: float = 0.5,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
+    tail_share: float | jax.Array = 0.6,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Follows the displacement of the parameters from their running mean.
+    r"""Follows the slow motion of the parameters: away from their running mean.
 
     The direction of each parabola is :math:`d_t = D_t / |D_t|` with
-    :math:`D_t = \theta_t - \bar\theta_t`, the slow motion of the run; its slope is
-    :math:`\langle g_t, d_t \rangle` and its position :math:`|D_t|`. Both
-    :math:`\theta_t` and :math:`\bar\theta_t` were fixed before the noise of
-    :math:`g_t` was drawn, so the slope is unbiased.
 
-    :math:`\bar\theta` is a polynomial-decay average: it looks back over a fixed fraction,
-    about :math:`1/(p+1)`, of the run so far, whatever the horizon. Positions are read
+    .. math::
+      D_t = (1 - c)\,\theta_t + c\,\bar y_t - \bar\theta_t
+
+    where :math:`\bar\theta` is a mean over much of the run, the anchor, and :math:`\bar y`
+    one over its last part, the tail, which is what a user evaluates. Its slope is
+    :math:`\langle g_t, d_t \rangle` and its position :math:`|D_t|`. All three points were
+    fixed before the noise of :math:`g_t` was drawn, so the slope is unbiased. At
+    :math:`c = 0` it vanishes where the parameters themselves make no more progress, which is
+    too early where their mean is read out: most of their noise is not in it.
+
+    Both means are polynomial-decay averages: they look back over a fixed fraction, about
+    :math:`1/(p+1)`, of the run so far, whatever the horizon. Positions are read
     from ``params``, so whatever stands further down the chain is seen by the model.
 
     Args:
       base: any optax direction that points like the gradient, such as
         ``optax.scale_by_adam()``. It sees the gradients and every extra argument.
       anchor_power: :math:`p` of the running mean the displacement is measured from.
-      tail_power: power of a second mean, kept for :func:`parabolic_optax.eval_params`;
-        9 averages the last tenth. None keeps no second mean and saves its memory.
+      tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
+        returns; 6 averages the last seventh. None keeps no second mean and saves its memory.
+      tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
       per: granularity of the parabolas.
 
     Returns:
@@ -98,7 +106,7 @@ def track_displacement(
       >>> moved = {"w": jnp.array([1.0, -5.0])}
       >>> sample, state = tracker.update({"w": jnp.array([4.0, 2.0])}, state, moved)
       >>> print(sample.slope, sample.position)
-      [-2.] [3.]
+      [-2.] [2.74]
     """
     if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
         raise TypeError(
@@ -108,6 +116,7 @@ def track_displacement(
     _tree.check_range("anchor_power", anchor_power, 0.0)
     if tail_power is not None:
         _tree.check_range("tail_power", tail_power, 0.0)
+    _tree.check_range("tail_share", tail_share, 0.0, 1.0)
     base = optax.with_extra_args_support(base)
 
     def init(params: Any) -> TrackDisplacementState:
@@ -134,6 +143,12 @@ def track_displacement(
         count = optax.safe_increment(state.count)
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
+        tail = state.tail
+        if tail_power is not None:
+            tail = _pull(tail, params, count, tail_power)
+            displacement = jax.tree.map(
+                lambda d, y, p: d + tail_share * (y - p.astype(y.dtype)), displacement, tail, params
+            )
         slope, position = jax.vmap(displacement_kernel)(
             layout.inner(updates, displacement), layout.inner(displacement, displacement)
         )
@@ -151,9 +166,6 @@ def track_displacement(
             count=count,
             usable=usable,
         )
-        tail = state.tail
-        if tail_power is not None:
-            tail = _pull(tail, params, count, tail_power)
         anchor = _pull(state.anchor, params, count, anchor_power)
         kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)

@@ -17,22 +17,24 @@ def parabolic(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     *,
     per: Per = "tensor",
+    pooling: float = 1.0,
     initial_step: float = 1e-6,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
-    Per tensor, the loss is modelled as a parabola along the displacement
-    :math:`D_t = \theta_t - \bar\theta_t` of the parameters from their running mean. Its
-    slope :math:`s_t = \langle g_t, D_t \rangle / |D_t|` is unbiased under gradient noise,
+    The loss is modelled as a parabola along the displacement :math:`D_t` of the
+    parameters, and of the average that is read out, from their running mean: one for every
+    tensor and one for all together. Its slope
+    :math:`s_t = \langle g_t, D_t \rangle / |D_t|` is unbiased under gradient noise,
     because :math:`D_t` was fixed before the noise of :math:`g_t` was drawn. A slope that
     stays negative says that the extremum lies ahead: the step size
     :math:`\eta` grows. A positive one says that the mean is the better place: it falls.
 
     .. math::
       \theta_{t+1} = \theta_t - \eta_t u_t, \quad
-      \log \eta_{t+1} = \log \eta_t + \rho_t (\phi_t + b), \quad
-      \phi_t = -E[s] / \sqrt{E[s^2]}
+      \log \eta_{t+1} = \log \eta_t + \rho_t \phi_t, \quad
+      \phi_t = -E[s] / E|s|
 
     with :math:`u_t` the base direction. It is the chain of :func:`track_displacement`,
     :func:`estimate_uncentred`, :func:`flip_saddles` and :func:`step_multiplicative`, whose
@@ -48,9 +50,14 @@ def parabolic(
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
+      pooling: share of the signal of all parameters together in that of every parabola, in
+        [0, 1]. At 1 all step sizes rise and fall together, which suits directions whose
+        scale does not depend on the gradient's, such as Adam's and Muon's. Raw gradients
+        differ in scale from tensor to tensor and want less; :func:`parabolic_sgd` takes 0.75.
       initial_step: step size of the first step, before the search for the scale.
-      tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
-        mean over the last tenth. None keeps none.
+      tail_power: power of the averaged parameters kept for :func:`eval_params`; 6 is the
+        mean over the last seventh. None keeps none; the step size then suits the parameters
+        themselves.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -86,7 +93,7 @@ def parabolic(
     _check_ascent(base)
     return optax.chain(
         _directions.track_displacement(base, tail_power=tail_power, per=per),
-        _curvature.estimate_uncentred(per=per),
+        _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
         _steps.step_multiplicative(initial_step=initial_step, per=per),
         optax.scale_by_learning_rate(learning_rate, flip_sign=False),
@@ -101,7 +108,7 @@ def parabolic_adam(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
@@ -150,7 +157,7 @@ def parabolic_adamw(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate.
 
@@ -202,7 +209,7 @@ def parabolic_sgd(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent with momentum, without a learning rate.
 
@@ -241,8 +248,14 @@ def parabolic_sgd(
     _tree.check_range("momentum", momentum, 0.0, 1.0)
     if _tree.concrete(momentum) and momentum == 1.0:
         raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
-    base = optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum))
-    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
+    return parabolic(
+        optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
+        learning_rate,
+        per=per,
+        pooling=0.75,
+        initial_step=initial_step,
+        tail_power=tail_power,
+    )
 
 
 def parabolic_muon(
@@ -251,7 +264,7 @@ def parabolic_muon(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 9.0,
+    tail_power: float | None = 6.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 

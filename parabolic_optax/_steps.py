@@ -12,6 +12,10 @@ from parabolic_optax._types import Parabola, Per, link
 # The search for the scale ends where the parameters have moved by this fraction of their
 # norm: far below what changes a network, far above the resolution of float32.
 _REACH = 1e-3
+# Largest factor between two steps of the search. Rounding hides how far the first ones went.
+_STRIDE = 16.0
+# A slope this many times its mean size is an alarm.
+_ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
 
@@ -21,12 +25,14 @@ class MultiplicativeState(NamedTuple):
 
     Attributes:
       log_step: logarithm of the step size of each parabola, float32 of shape [n].
+      before: the same, one sample before: that of the last displacement seen.
       scale: norm of all parameters at init, parameter units; float32 scalar.
       search: count of the last sample of the search for the scale, -1 after a restart;
         int32 scalar.
     """
 
     log_step: jax.Array
+    before: jax.Array
     scale: jax.Array
     search: jax.Array
 
@@ -49,32 +55,33 @@ def multiplicative_kernel(
 
     Args:
       drive: wanted direction of change, positive for a longer step; scalar.
-      surprise: last slope in units of its root mean square before, scalar.
+      surprise: last slope in units of its mean size before, scalar.
       up: rate of increase.
       down: rate of decrease.
       brake: decrease for every multiple of the alarm level by which the surprise exceeds
         it; 0 is no brake.
 
     Returns:
-      up * drive or down * drive, less brake * clip(surprise / 4 - 1, 0, 5).
+      up * drive or down * drive, less brake * clip(surprise / 5 - 1, 0, 5).
     """
     change = jnp.where(drive > 0.0, up, down) * drive
-    return change - brake * jnp.clip(surprise / 4.0 - 1.0, 0.0, 5.0)
+    return change - brake * jnp.clip(surprise / _ALARM - 1.0, 0.0, 5.0)
 
 
-def search_kernel(travelled: jax.Array, found: jax.Array) -> jax.Array:
-    """Change of the logarithm of the step size in the search for the scale.
+def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) -> jax.Array:
+    """Next logarithm of the step size in the search for the scale, one parabola.
 
     Args:
+      log_step: logarithm of the step size of the step under way, scalar.
+      before: that of the last step that `travelled` knows of, scalar.
       travelled: displacement of all parameters relative to their norm at init, scalar.
-      found: whether the search ends with this sample.
 
     Returns:
-      log 2 while the search goes on. At its end, 0, or the negative logarithm of the factor
-      by which the last step went beyond the reach.
+      The step size that would have moved the parameters by the reach, 1/1000, but at most
+      16 times the last one; all as logarithms.
     """
-    cut = jnp.minimum(0.0, jnp.log(2.0 * _REACH / jnp.maximum(travelled, _REACH)))
-    return jnp.where(found, cut, jnp.log(2.0))
+    aim = before + jnp.log(_REACH) - jnp.log(jnp.maximum(travelled, jnp.finfo(jnp.float32).tiny))
+    return jnp.minimum(log_step + jnp.log(_STRIDE), aim)
 
 
 def step_multiplicative(
@@ -83,7 +90,6 @@ def step_multiplicative(
     growth: float = 5.0,
     decline: float = 0.75,
     max_rate: float = 0.1,
-    overshoot: float = 0.1,
     brake: float = 0.1,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
@@ -93,18 +99,18 @@ def step_multiplicative(
     came (its offset is positive: the steps are too short) or behind, and how reliably:
 
     .. math::
-      \log\eta_{t+1} = \log\eta_t + \rho_t (\pm|\phi_t| + b)
-        - c \, \mathrm{clip}(z_t / 4 - 1, 0, 5)
+      \log\eta_{t+1} = \log\eta_t \pm \rho_t |\phi_t|
+        - c \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
 
     with :math:`\phi` the signal, :math:`z` the surprise, rates
     :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down. The
     rate of decrease stays below the rate at which the anchor forgets, so that the step
     size cannot collapse while old displacements still count.
 
-    Before that, the scale is searched for: the step size doubles at every sample until
-    the parameters have moved by a thousandth of their norm (at :math:`t_s`), and is cut
-    back where the first steps went further than that. The result therefore hardly depends
-    on `initial_step`. Parameters that start at zero have no norm; for them the search is
+    Before that, a few samples search for the scale: the step size is set to what would have
+    moved the parameters by a thousandth of their norm, at most 16 times the last one, until
+    they have moved about that far (at :math:`t_s`). The result therefore hardly depends on
+    `initial_step`. Parameters that start at zero have no norm; for them the search is
     skipped and the step size grows from `initial_step` by its slopes alone.
 
     Args:
@@ -112,8 +118,6 @@ def step_multiplicative(
       growth: :math:`R`, largest power of t at which a step size can grow.
       decline: :math:`R'`, largest power of t at which it can fall.
       max_rate: :math:`\rho_0`.
-      overshoot: :math:`b`, in [0, 1]: aims slightly past the extremum, because a mean of
-        the parameters is read out and the parameters may circle around it.
       brake: :math:`c`: reaction to a sudden rise of the loss; 0 is none.
       per: granularity of the parabolas; the same as the tracker's.
 
@@ -143,12 +147,12 @@ def step_multiplicative(
         ("brake", brake),
     ]:
         _tree.check_range(name, value, 0.0)
-    _tree.check_range("overshoot", overshoot, 0.0, 1.0)
 
     def init(params: Any) -> MultiplicativeState:
         layout = _tree.Layout.of(params, per)
         return MultiplicativeState(
             log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
+            before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             scale=jnp.sqrt(jnp.sum(layout.inner(params, params))),
             search=jnp.zeros([], jnp.int32),
         )
@@ -164,12 +168,19 @@ def step_multiplicative(
             state.scale > 0.0, state.scale, 1.0
         )
         was_searching = (state.search >= sample.count - 1) & (state.scale > 0.0)
-        searching = was_searching & (travelled < _REACH)
+        # Rounding lets the parameters fall short of the reach; half of it is good enough.
+        searching = was_searching & (travelled < 0.5 * _REACH)
         search = jnp.where(searching, sample.count, state.search)
+        found = jax.vmap(search_kernel, in_axes=(0, 0, None))(
+            state.log_step, state.before, travelled
+        )
+        # The first sample has not moved yet; the last one of the search may only cut back.
+        may_grow = searching & (sample.count > 1)
+        found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
         count = sample.count.astype(jnp.float32)
         elapsed = jnp.maximum(1.0, count - jnp.maximum(search, 0).astype(jnp.float32))
-        drive = jnp.sign(updates.offset) * jnp.abs(updates.signal) + overshoot
+        drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
             drive,
             updates.surprise,
@@ -177,8 +188,8 @@ def step_multiplicative(
             jnp.minimum(max_rate, decline / count),
             jnp.where(elapsed > _BRAKE_DELAY, brake, 0.0),
         )
-        change = jnp.where(was_searching, search_kernel(travelled, ~searching), change)
-        new = MultiplicativeState(state.log_step + change, state.scale, search)
+        log_step = jnp.where(was_searching, found, state.log_step + change)
+        new = MultiplicativeState(log_step, state.log_step, state.scale, search)
 
         # The step size of the previous sample keeps the inner products out of the way of the
         # update loop: both can run in one pass over the parameters.

@@ -51,9 +51,9 @@ class Parabola(NamedTuple):
         unit; negative where the loss bends down; float32 of shape [n].
       offset: signed distance along the direction from the parameters to the point the
         step should aim at, parameter units; float32 of shape [n].
-      signal: how reliable the mean slope is, mean over root mean square, in [-1, 1]:
+      signal: how reliable the mean slope is, mean over mean size, in [-1, 1]:
         negative while the loss still falls along the direction; float32 of shape [n].
-      surprise: the last slope in units of its root mean square before; large where the
+      surprise: the last slope in units of its mean size before; large where the
         loss suddenly rises along the direction; float32 of shape [n].
     """
 

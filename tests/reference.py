@@ -37,8 +37,8 @@ def polynomial_average(values, power):
     return mean
 
 
-def uncentred(slope, slope_square, position):
-    signal = slope / math.sqrt(max(slope_square, TINY))
+def uncentred(slope, slope_size, position):
+    signal = slope / max(slope_size, TINY)
     return signal, slope / max(position, TINY), -position
 
 
@@ -58,13 +58,14 @@ def flip(curvature, offset, position, cap):
 
 def multiplicative(drive, surprise, up, down, brake):
     change = (up if drive > 0.0 else down) * drive
-    return change - brake * min(5.0, max(0.0, surprise / 4.0 - 1.0))
+    return change - brake * min(5.0, max(0.0, surprise / 5.0 - 1.0))
 
 
-def search(travelled, found):
-    if not found:
-        return math.log(2.0)
-    return -math.log(travelled / (2.0 * REACH)) if travelled > 2.0 * REACH else 0.0
+def search(log_step, before, travelled):
+    largest = log_step + math.log(16.0)
+    if travelled <= 0.0:
+        return largest
+    return min(largest, before + math.log(REACH / travelled))
 
 
 class Adam:
@@ -91,15 +92,15 @@ def trace(
     steps,
     *,
     memory=29.0,
-    pooling=0.5,
+    pooling=1.0,
     cap=1.0,
     anchor_power=0.5,
-    tail_power=9.0,
+    tail_power=6.0,
+    tail_share=0.6,
     initial_step=1e-6,
     growth=5.0,
     decline=0.75,
     max_rate=0.1,
-    overshoot=0.1,
     brake=0.1,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""
@@ -108,47 +109,54 @@ def trace(
     anchor = [p.copy() for p in params]
     tail = [p.copy() for p in params]
     adam = Adam(params)
-    mean_s, mean_ss, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
+    mean_s, mean_size, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
     log_step = [math.log(initial_step)] * n
+    before = list(log_step)
     scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
     last_search = 0
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
-        samples = [displacement(*gpa) for gpa in zip(grads, params, anchor, strict=True)]
+        for i in range(n):
+            tail[i] = tail[i] + weight(count, tail_power) * (params[i] - tail[i])
+        points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
+        samples = [displacement(*gpa) for gpa in zip(grads, points, anchor, strict=True)]
         if count == 1:
             samples = [(0.0, 0.0)] * n
         samples.append(whole([s for s, _ in samples], [x for _, x in samples]))
         updates = adam(grads)
         for i in range(n):
             anchor[i] = anchor[i] + weight(count, anchor_power) * (params[i] - anchor[i])
-            tail[i] = tail[i] + weight(count, tail_power) * (params[i] - tail[i])
 
         surprise = [0.0] * (n + 1)
         signal, offset = [0.0] * (n + 1), [0.0] * (n + 1)
         for i, (s, x) in enumerate(samples):
-            if mean_ss[i] > 0.0:
-                surprise[i] = s / math.sqrt(mean_ss[i])
+            if mean_size[i] > 0.0:
+                surprise[i] = s / mean_size[i]
             w = min(0.5, weight(count, memory))
             mean_s[i] += w * (s - mean_s[i])
-            mean_ss[i] += w * (s * s - mean_ss[i])
+            mean_size[i] += w * (abs(s) - mean_size[i])
             mean_x[i] += w * (x - mean_x[i])
-            signal[i], _, offset[i] = uncentred(mean_s[i], mean_ss[i], mean_x[i])
+            signal[i], _, offset[i] = uncentred(mean_s[i], mean_size[i], mean_x[i])
 
         travelled = samples[-1][1] / (scale if scale > 0.0 else 1.0)
         was_searching = last_search >= count - 1 and scale > 0.0
-        searching = was_searching and travelled < REACH
+        searching = was_searching and travelled < 0.5 * REACH
         if searching:
             last_search = count
         elapsed = max(1, count - max(last_search, 0))
+        moving = list(log_step)
         params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
         pooled = [(1.0 - pooling) * signal[i] + pooling * signal[n] for i in range(n)]
         for i in range(n):
-            curvature = pooled[i] * math.sqrt(mean_ss[i]) / max(mean_x[i], TINY)
+            curvature = pooled[i] * mean_size[i] / max(mean_x[i], TINY)
             aim = flip(curvature, offset[i], samples[i][1], cap)
-            drive = float(np.sign(aim)) * abs(pooled[i]) + overshoot
+            drive = float(np.sign(aim)) * abs(pooled[i])
             if was_searching:
-                log_step[i] += search(travelled, not searching)
+                found = search(log_step[i], before[i], travelled)
+                if not searching or count == 1:
+                    found = min(found, log_step[i])
+                log_step[i] = found
             else:
                 log_step[i] += multiplicative(
                     drive,
@@ -157,6 +165,7 @@ def trace(
                     min(max_rate, decline / count),
                     brake if elapsed > BRAKE_DELAY else 0.0,
                 )
+        before = moving
         rows.append(
             {
                 "params": params,

@@ -87,10 +87,15 @@ def test_brake_is_bounded():
 
 
 @few
-@given(st.floats(0.0, 10.0, width=32, allow_subnormal=False), st.booleans())
-def test_search_kernel_matches_its_twin(travelled, found):
-    got = _steps.search_kernel(jnp.float32(travelled), jnp.asarray(found))
-    np.testing.assert_allclose(got, reference.search(travelled, found), rtol=1e-4, atol=1e-6)
+@given(
+    st.floats(-20.0, 0.0, width=32, allow_subnormal=False),
+    st.floats(-20.0, 0.0, width=32, allow_subnormal=False),
+    st.floats(0.0, 10.0, width=32, allow_subnormal=False),
+)
+def test_search_kernel_matches_its_twin(log_step, before, travelled):
+    got = _steps.search_kernel(*f32(log_step, before, travelled))
+    expected = reference.search(log_step, before, travelled)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0, 1, 2, 9])

@@ -40,20 +40,22 @@ def test_golden_trace():
     def grad(params):
         return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
 
-    rows = reference.trace(grad, START, steps)
+    # From 1e-6, float32 would round a tenth of the first displacement away.
+    rows = reference.trace(grad, START, steps, initial_step=1e-4)
     _, (params, readings, tail) = train(
-        po.parabolic_adam(),
+        po.parabolic_adam(initial_step=1e-4),
         quadratic,
         as_jax(START),
         steps,
         lambda params, state: (params, po.metrics(state), po.eval_params(state, params)),
     )
-    assert 5 < rows[-1]["search"] < steps - 30  # both phases are in the trace
+    assert 1 < rows[-1]["search"] < steps - 30  # both phases are in the trace
     for t, row in enumerate(rows):
         for i in range(2):
             where = f"step {t}, tensor {i}"
-            np.testing.assert_allclose(params[i][t], row["params"][i], 1e-3, 1e-5, err_msg=where)
-            np.testing.assert_allclose(tail[i][t], row["tail"][i], 1e-3, 1e-5, err_msg=where)
+            # The first displacement is known to a thousandth, and so is the step size.
+            np.testing.assert_allclose(params[i][t], row["params"][i], 1e-3, 3e-4, err_msg=where)
+            np.testing.assert_allclose(tail[i][t], row["tail"][i], 1e-3, 3e-4, err_msg=where)
             np.testing.assert_allclose(
                 readings[f"step_size/{i}"][t], row["step_size"][i], 2e-3, err_msg=where
             )
