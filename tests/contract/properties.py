@@ -61,16 +61,23 @@ def gradient(params, factor=1.0):
     return jax.tree.map(leaf, params)
 
 
-def run(optimizer, params, steps=3, factor=1.0):
+def stepper(optimizer):
     optimizer = optax.with_extra_args_support(optimizer)
-    state = optimizer.init(params)
-    value = jnp.float32(factor)
+
+    @jax.jit
+    def step(grads, state, params):
+        value = jnp.float32(1.0)
+        extra = {"value": value, "grad": grads, "value_fn": lambda _: value}
+        updates, state = optimizer.update(grads, state, params, **extra)
+        return updates, state, optax.apply_updates(params, updates)
+
+    return step
+
+
+def run(optimizer, params, steps=3, factor=1.0):
+    state, step = optimizer.init(params), stepper(optimizer)
     for _ in range(steps):
-        grads = gradient(params, factor)
-        updates, state = optimizer.update(
-            grads, state, params, value=value, grad=grads, value_fn=lambda _: value
-        )
-        params = optax.apply_updates(params, updates)
+        _, state, params = step(gradient(params, factor), state, params)
     return params, state
 
 
@@ -97,19 +104,16 @@ def mirror(make: Make, examples: int = 3) -> None:
     @few(examples)
     @hypothesis.given(trees(st.just(jnp.float32)))
     def holds(params):
-        optimizer = optax.with_extra_args_support(make())
+        optimizer = make()
+        step = stepper(optimizer)
         mirrored = jax.tree.map(jnp.negative, params)
-        state = optimizer.init(params)
-        other = optimizer.init(mirrored)
+        state, other = optimizer.init(params), optimizer.init(mirrored)
         for _ in range(3):
             grads = gradient(params)
             against = jax.tree.map(jnp.negative, grads)
-            extra = {"value": jnp.float32(1.0), "value_fn": lambda _: jnp.float32(1.0)}
-            updates, state = optimizer.update(grads, state, params, grad=grads, **extra)
-            back, other = optimizer.update(against, other, mirrored, grad=against, **extra)
+            updates, state, params = step(grads, state, params)
+            back, other, mirrored = step(against, other, mirrored)
             jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, -b), updates, back)
-            params = optax.apply_updates(params, updates)
-            mirrored = optax.apply_updates(mirrored, back)
 
     holds()
 
@@ -145,9 +149,8 @@ def order(make: Make, examples: int = 3) -> None:
 @ROWS()
 def scale_of_the_loss(make: Make, examples: int = 3) -> None:
     """a loss a million times larger or smaller changes nothing, where the direction has no scale"""
-    optimizer = optax.with_extra_args_support(make())
     probe = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.5, 1.0])}
-    one, other = (run(optimizer, probe, 1, factor)[0] for factor in (2.0, 2.0**10))
+    one, other = (run(make(), probe, 1, factor)[0] for factor in (2.0, 2.0**10))
     moved = [jnp.linalg.norm(end["b"] - probe["b"]) for end in (one, other)]
     if not np.allclose(*moved, rtol=1e-2):
         raise NotApplicableError("its direction scales with the loss")
