@@ -140,7 +140,7 @@ def track_displacement(
         # of zero says nothing about the step size, and Muon would go on at full length.
         square = jnp.sum(layout.inner(updates, updates))
         usable = jnp.isfinite(square) & (square > 0.0)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
         tail = state.tail

@@ -1,10 +1,13 @@
 """Every row of the contract holds for every optimizer of the package."""
 
+import json
+
 import pytest
 
+from tests.contract.__main__ import RECORD
 from tests.contract.row import NotApplicableError, check
 from tests.contract.subjects import OURS
-from tests.contract.table import ROWS
+from tests.contract.table import BROKEN, ROWS
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -26,3 +29,12 @@ def test_every_row_says_what_it_promises():
     assert all(row.promise for row in ROWS)
     names = [(row.group, row.name) for row in ROWS]
     assert len(set(names)) == len(names)
+
+
+def test_stored_record_is_of_these_rows_and_holds_no_failure_of_ours():
+    record = json.loads(RECORD.read_text("utf-8"))
+    stored = {(row["group"], row["name"]) for row in record["rows"]}
+    assert stored == {(row.group, row.name) for row in ROWS if not row.slow}
+    for row in record["rows"]:
+        verdicts = {row["outcomes"][name]["verdict"] for name in OURS}
+        assert BROKEN not in verdicts, (row["group"], row["name"])

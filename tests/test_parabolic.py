@@ -264,3 +264,76 @@ def test_initial_step_hardly_matters():
         ends.append(float(loss(po.eval_params(state, end))))
     assert max(ends) < 1.5 * min(ends)
     assert max(ends) < 0.1 * float(loss(params))
+
+
+def test_extra_arguments_reach_the_base():
+    seen = {}
+
+    def update(updates, state, params=None, **extra_args):
+        seen.update(extra_args)
+        return updates, state
+
+    base = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    optimizer = po.parabolic(base)
+    params = matrix_params()
+    optimizer.update(params, optimizer.init(params), params, value=3.0)
+    assert seen == {"value": 3.0}
+
+
+def test_schedule_counts_steps():
+    optimizer = po.parabolic_sgd(lambda count: jnp.where(count < 2, 1.0, 0.0))
+    _, moves = train(optimizer, matrix_loss, matrix_params(), 4, lambda p, _: p["w"])
+    assert not np.array_equal(moves[0], moves[1])
+    np.testing.assert_array_equal(moves[1], moves[3])
+
+
+def test_parameters_that_start_at_zero_learn():
+    def loss(p):
+        return jnp.sum((p - jnp.array([1.0, -2.0])) ** 2)
+
+    (end, _), _ = train(po.parabolic_adam(), loss, jnp.zeros(2), 1000)
+    assert loss(end) < 0.1 * loss(jnp.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_means_are_wide(dtype):
+    state = po.parabolic_adam().init(matrix_params(dtype))
+    means = jax.tree.leaves((state[0].anchor, state[0].tail))
+    assert {leaf.dtype for leaf in means} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("per", ["tensor", "global"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"w": jnp.ones(3), "nothing": None, "out": optax.MaskedNode(), "void": jnp.ones((0, 4))},
+        jnp.array(2.0, jnp.float32),
+    ],
+    ids=["empty", "odd", "scalar"],
+)
+def test_odd_trees_at_every_granularity(params, per):
+    optimizer = po.parabolic_adam(per=per, initial_step=1e-3)
+    state = optimizer.init(params)
+    grads = jax.tree.map(lambda p: p - 5.0, params)
+    updates, state = optimizer.update(grads, state, params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    readings = po.metrics(state, per)
+    assert readings["count"] == (1 if jax.tree.leaves(params) else 0)
+    assert jax.tree.structure(po.eval_params(state, params)) == jax.tree.structure(params)
+
+
+def test_averages_follow_in_a_long_run():
+    # The weight of one sample among 100,000 is below the resolution of float32.
+    optimizer = po.parabolic_sgd()
+    params = jnp.array([1.0, -2.0])
+    state = optimizer.init(params)
+    tracker = state[0]._replace(count=jnp.int32(100_000))
+    goal = 1.001 * params
+
+    def step(_, state):
+        return optimizer.update(goal, state, goal)[1]
+
+    state = jax.lax.fori_loop(0, 10_000, step, (tracker, *state[1:]))
+    moved = (po.eval_params(state, params) - params) / (goal - params)
+    np.testing.assert_allclose(moved, 1.0 - 1.1**-10, rtol=0.02)
