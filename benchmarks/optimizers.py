@@ -176,7 +176,7 @@ OPTIMIZERS = {
         ours("parabolic_lion", functools.partial(po.parabolic, optax.scale_by_lion())),
         ours("parabolic_kron", lambda **setting: po.parabolic(_kron(), **setting)),
         with_final_decay(_PARABOLIC_ADAM),
-        *_tuned("adam", with_rate(optax.scale_by_adam), 2e-3),
+        *_tuned("adam", with_rate(optax.scale_by_adam), 4e-3),
         *_tuned("sgd", with_rate(_momentum), 2e-2),
         _tuned("muon", with_rate(_muon), 4e-3)[1],
         peer("adam_default", lambda: optax.adam(1e-3)),

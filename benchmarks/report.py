@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks import records
-from benchmarks.scores import AVERAGED, REFERENCE, Entry, Scores, geometric_mean
+from benchmarks.scores import AVERAGED, REFERENCE, UNDECAYED, Entry, Scores, geometric_mean
 from benchmarks.workloads import SUITES
 
 README_COLUMNS = ("parabolic_adam", "parabolic_sgd", "parabolic_muon")
@@ -28,6 +28,7 @@ def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
 def table(scores: Scores) -> str:
     """Every workload's loss of the reference, and ratios to it: the README's table."""
     columns = [
+        UNDECAYED,
         AVERAGED,
         *(entry for entry in scores.ours if entry.optimizer in README_COLUMNS),
     ]
@@ -53,30 +54,28 @@ def table(scores: Scores) -> str:
 
 
 def summary(scores: Scores) -> str:
-    """One line per entry, over all workloads that it and the reference were run on."""
-    lines = _head(
-        "ratio of held-out losses",
-        [
-            "workloads",
-            "to tuned cosine: geometric mean",
-            "worst",
-            "to tuned constant, averaged: geometric mean",
-            "worst",
-            "failed",
-        ],
-    )
+    """One line per entry, over all workloads that it and the other were run on.
+
+    Workloads on which most seeds failed are counted, and are in no mean.
+    """
+    rivals = (REFERENCE, UNDECAYED, AVERAGED)
+    columns = [column for rival in rivals for column in (f"to {rival.label}", "worst")]
+    lines = _head("geometric mean of ratios", [*columns, "workloads", "failed"])
     for entry in scores.entries:
-        cosine, averaged = scores.ratios(entry), scores.ratios(entry, AVERAGED)
-        finite, finite_averaged = cosine[np.isfinite(cosine)], averaged[np.isfinite(averaged)]
-        cells = [str(len(cosine)), _ratio(geometric_mean(finite)), _ratio(_worst(finite))]
-        cells += [_ratio(geometric_mean(finite_averaged)), _ratio(_worst(finite_averaged))]
-        lines.append(_row(entry.label, [*cells, str(int(np.isinf(cosine).sum()))]))
+        cells = []
+        for rival in rivals:
+            ratios = scores.ratios(entry, rival)
+            finite = ratios[np.isfinite(ratios)]
+            cells += [_ratio(geometric_mean(finite)), _ratio(_worst(finite))]
+        ratios = scores.ratios(entry)
+        counts = [str(len(ratios)), str(int(np.isinf(ratios).sum()))]
+        lines.append(_row(entry.label, [*cells, *counts]))
     return "\n".join(lines)
 
 
 def details(scores: Scores) -> str:
     """Ratios to the reference, one line per entry and one column per workload."""
-    lines = _head("ratio to tuned cosine", scores.workloads)
+    lines = _head(f"ratio to {REFERENCE.label}", scores.workloads)
     for entry in scores.entries:
         ratios = [_ratio(scores.ratio(workload, entry)) for workload in scores.workloads]
         lines.append(_row(entry.label, ratios))
@@ -109,7 +108,7 @@ def wins(scores: Scores) -> str:
 
 def steps(scores: Scores) -> str:
     """How much of the run it takes to reach the final loss of the tuned cosine."""
-    lines = _head("fraction of the run to tuned cosine's loss", scores.workloads)
+    lines = _head(f"fraction of the run to the loss of {REFERENCE.label}", scores.workloads)
     for entry in scores.entries:
         fractions = [scores.steps_to_target(workload, entry) for workload in scores.workloads]
         lines.append(_row(entry.label, [_fraction(fraction) for fraction in fractions]))

@@ -10,22 +10,33 @@ Record = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """A line of the report: an optimizer, judged by its "last" parameters or its "readout"."""
+    """A line of the report.
+
+    Attributes:
+      label: what a reader sees.
+      optimizer: its name in the records.
+      result: whether its parameters ("last") or its "readout" are judged.
+      decayed: whether settings with weight decay are among those that are chosen from.
+    """
 
     label: str
     optimizer: str
     result: str
+    decayed: bool = True
 
 
+REFERENCE = Entry("AdamW, cosine, tuned", "adam_cosine", "last")
+UNDECAYED = Entry("Adam, cosine, tuned", "adam_cosine", "last", decayed=False)
+AVERAGED = Entry("Adam, constant, averaged, tuned", "adam_constant", "readout")
 TUNED = (
-    Entry("Adam, warm-up + cosine, tuned", "adam_cosine", "last"),
+    REFERENCE,
+    UNDECAYED,
     Entry("Adam, constant, tuned", "adam_constant", "last"),
-    Entry("Adam, constant, tuned, averaged", "adam_constant", "readout"),
-    Entry("SGD, warm-up + cosine, tuned", "sgd_cosine", "last"),
-    Entry("SGD, constant, tuned, averaged", "sgd_constant", "readout"),
-    Entry("Muon, warm-up + cosine, tuned", "muon_cosine", "last"),
+    AVERAGED,
+    Entry("SGD, cosine, tuned", "sgd_cosine", "last"),
+    Entry("SGD, constant, averaged, tuned", "sgd_constant", "readout"),
+    Entry("Muon, cosine, tuned", "muon_cosine", "last"),
 )
-REFERENCE, AVERAGED = TUNED[0], TUNED[2]
 
 
 class Scores:
@@ -63,7 +74,11 @@ class Scores:
 
     def best(self, workload: str, entry: Entry) -> Record | None:
         """The record with the lowest median; of untuned methods there is only one."""
-        candidates = self.settings(workload, entry.optimizer)
+        candidates = [
+            record
+            for record in self.settings(workload, entry.optimizer)
+            if entry.decayed or not record["setting"].get("weight_decay")
+        ]
         if not candidates:
             return None
         return min(candidates, key=lambda record: median(record, entry.result))
