@@ -89,9 +89,11 @@ def with_rate(direction: Callable[[], optax.GradientTransformation], warm_up: fl
     return build
 
 
-def ours(name: str, make: Callable[..., Any], **arguments: Any) -> Optimizer:
+def ours(name: str, make: Callable[..., Any]) -> Optimizer:
+    """Ours at its defaults, or with the constants of a setting."""
+
     def build(setting: Setting, steps: int):
-        return make(**arguments, **setting)
+        return make(**setting)
 
     return Optimizer(
         name,
@@ -99,10 +101,16 @@ def ours(name: str, make: Callable[..., Any], **arguments: Any) -> Optimizer:
         build,
         results=("readout", "last"),
         readout=po.eval_params,
-        trace=lambda state: {
-            reading: po.metrics(state)[reading] for reading in ("step_size", "curvature", "signal")
-        },
+        trace=_readings_of("tensor"),
     )
+
+
+def _readings_of(per: Any) -> Callable[[Any], dict[str, jax.Array]]:
+    def readings(state):
+        metrics = po.metrics(state, per)
+        return {name: metrics[name] for name in ("step_size", "curvature", "signal")}
+
+    return readings
 
 
 def with_final_decay(optimizer: Optimizer) -> Optimizer:
@@ -202,6 +210,8 @@ OPTIMIZERS = {
 def find(name: str) -> Optimizer:
     """The optimizer called `name`, with constants as in ``parabolic_adam@initial_step=1e-3``.
 
+    Constants are not traced, so that any argument of the constructor can be given.
+
     Raises:
       ValueError: there is none; the message lists what there is.
     """
@@ -209,10 +219,25 @@ def find(name: str) -> Optimizer:
     if base not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {base!r}; known are {', '.join(OPTIMIZERS)}")
     optimizer = OPTIMIZERS[base]
-    setting = {key: float(value) for key, _, value in (c.partition("=") for c in constants)}
-    if setting and optimizer.kind != "ours":
+    if not constants:
+        return optimizer
+    if optimizer.kind != "ours":
         raise ValueError(f"{base} takes no constants; only this package's optimizers do")
-    return optimizer._replace(name=name, setting={**optimizer.setting, **setting})
+    pairs = (constant.partition("=") for constant in constants)
+    chosen = {argument: _number_or_text(value) for argument, _, value in pairs}
+
+    def build(setting: Setting, steps: int):
+        return optimizer.build({**chosen, **setting}, steps)
+
+    trace = _readings_of(chosen.get("per", "tensor"))
+    return optimizer._replace(name=name, build=build, trace=trace)
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def names(*kinds: str) -> tuple[str, ...]:

@@ -64,15 +64,18 @@ def of_runs(
         "trace": {name: _median([run.trace[name] for run in runs]) for name in runs[0].trace},
         # The fastest seed is the one that least disturbed.
         "seconds": _plain(min(run.seconds for run in runs)) if timed else None,
+        "compile_seconds": _plain(runs[0].compile_seconds) if timed else None,
     }
 
 
-def read(path: pathlib.Path) -> list[Record]:
-    """All records of a file; of two with the same key the later one counts."""
+def read(path: pathlib.Path) -> dict[tuple, Record]:
+    """All records of a file by their key; the newest of those with the same key."""
     if not path.exists():
-        return []
+        return {}
     lines = (json.loads(line) for line in path.read_text("utf-8").splitlines())
-    return list({key(record): record for record in lines}.values())
+    return {
+        key(record["workload"], record["optimizer"], record["setting"]): record for record in lines
+    }
 
 
 def append(path: pathlib.Path, record: Record) -> None:
@@ -81,9 +84,10 @@ def append(path: pathlib.Path, record: Record) -> None:
         file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def key(record: Record) -> tuple:
+def key(workload: str, optimizer: str, setting: Setting) -> tuple:
     """What a record is about; a newer one replaces it."""
-    return record["workload"], record["optimizer"], tuple(sorted(record["setting"].items()))
+    rounded = {name: _plain(value) for name, value in setting.items()}
+    return workload, optimizer, tuple(sorted(rounded.items()))
 
 
 def is_done(

@@ -20,7 +20,7 @@ README_COLUMNS = ("parabolic_adam", "parabolic_sgd", "parabolic_muon")
 
 def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
     """The records of a suite; its workloads in the order of their definition."""
-    stored = records.read(folder / f"{suite}.jsonl")
+    stored = records.read(folder / f"{suite}.jsonl").values()
     order = {name: number for number, name in enumerate(SUITES[suite])}
     return Scores(sorted(stored, key=lambda record: order.get(record["workload"], len(order))))
 
@@ -116,7 +116,7 @@ def steps(scores: Scores) -> str:
 
 
 def seconds(scores: Scores) -> str:
-    """Milliseconds per step, where nothing else was running."""
+    """Milliseconds per step, where no other runner was at work."""
     lines = _head("ms per step", scores.workloads)
     for entry in scores.entries:
         cells = []

@@ -1,8 +1,9 @@
 """Trains workloads with optimizers and stores what came out: ``python -m benchmarks.run``.
 
 Results are appended to ``benchmarks/results/SUITE.jsonl``. What is stored there already is
-not run again, so that an interrupted run is resumed by the same command. The tables and
-pictures are made of the records by ``python -m benchmarks.report``.
+not run again, so that an interrupted run is resumed by the same command; this package's
+optimizers are run again after every change of its code. The tables and pictures are made of
+the records by ``python -m benchmarks.report``.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class Runner:
     def __init__(self, trainer: Trainer, path: pathlib.Path, seeds: list[int], timing, progress):
         self._trainer, self._path, self._seeds = trainer, path, seeds
         self._timing, self._progress = timing, progress
-        self._stored = {records.key(record): record for record in records.read(path)}
+        self._stored = records.read(path)
 
     def run(self, optimizer: Optimizer) -> None:
         """All settings of an optimizer: one, or what the tuner asks for."""
@@ -77,14 +78,12 @@ class Runner:
     def measure(self, optimizer: Optimizer, setting: Setting) -> dict[str, float]:
         """Median final losses by name, infinity for failures; of the record, if there is one."""
         workload = self._trainer.workload
-        planned = records.of_runs(
-            workload, optimizer, setting, self._seeds, [], timed=False, failure="not run"
-        )
-        record = self._stored.get(records.key(planned))
+        key = records.key(workload.name, optimizer.name, setting)
+        record = self._stored.get(key)
         if record is None or not records.is_done(record, workload, optimizer, self._seeds):
             record = self._train(optimizer, setting)
             records.append(self._path, record)
-            self._stored[records.key(record)] = record
+            self._stored[key] = record
             self._progress.console.print(_line(record), highlight=False, soft_wrap=True)
         return {name: median(record, name) for name in ("last", "readout")}
 
@@ -98,6 +97,8 @@ class Runner:
         with self._timing() as timed:
             try:
                 runs = [trainer.run(optimizer, setting, seed, advanced) for seed in self._seeds]
+            except ModuleNotFoundError:
+                raise
             except Exception as error:
                 # A method that cannot be run here is a result; the others go on.
                 failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -121,7 +122,7 @@ def median(record: records.Record, name: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a suite; returns 0, 1 if data were missing, 2 for bad options, 130 if interrupted."""
+    """Runs a suite; returns 0, 1 if packages or data were missing, 130 if interrupted."""
     options = _parse(arguments)
     suite, missing = SUITES[options.suite], []
     seeds = [suite.first_seed + number for number in range(options.seeds or suite.seeds)]
@@ -130,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = _pairs(options)
     try:
         with records.alone(options.results) as timing, _progress(console) as progress:
-            everything = progress.add_task("all", total=len(pairs))
+            total = sum(_runs(optimizers.find(optimizer)) for _, optimizer in pairs)
+            everything = progress.add_task("all", total=total)
             runner, name = None, None
             for workload, optimizer in pairs:
                 if workload != name:
@@ -138,17 +140,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     try:
                         trainer = Trainer(workloads.load(workload))
                         runner = Runner(trainer, path, seeds, timing, progress)
-                    except MissingDataError as error:
+                    except (MissingDataError, ModuleNotFoundError) as error:
                         missing.append(workload)
                         console.print(f"{workload}: {error}", highlight=False, soft_wrap=True)
                 if runner is not None:
-                    runner.run(optimizers.find(optimizer))
-                progress.advance(everything)
+                    try:
+                        runner.run(optimizers.find(optimizer))
+                    except ModuleNotFoundError as error:
+                        missing.append(optimizer)
+                        console.print(f"{optimizer}: {error}", highlight=False, soft_wrap=True)
+                progress.advance(everything, _runs(optimizers.find(optimizer)))
     except KeyboardInterrupt:
         console.print("Interrupted: the same command goes on from here.")
         return 130
     console.print(f"Records  {path}", highlight=False, soft_wrap=True)
     return 1 if missing else 0
+
+
+def _runs(optimizer: Optimizer) -> int:
+    """How many settings to expect, for the time left: the tuner adds about two rates."""
+    return len(optimizer.rates) + len(optimizer.decays) + 2 if optimizer.rates else 1
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -206,12 +217,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             optimizers.find(name)
         except ValueError as error:
             parser.error(str(error))
-    known = {name.partition("@")[0] for name in workloads.SUITES[options.suite]}
+    known = dict.fromkeys(workloads.parse(name)[0] for name in workloads.SUITES[options.suite])
     for name in options.workloads or ():
-        if name.partition("@")[0] not in known:
-            parser.error(
-                f"unknown workload {name!r}; {options.suite} has {', '.join(sorted(known))}"
-            )
+        try:
+            base, _ = workloads.parse(name)
+        except ValueError as error:
+            parser.error(str(error))
+        if base not in known:
+            parser.error(f"{base!r} is not in {options.suite}, which has {', '.join(known)}")
     return options
 
 

@@ -26,6 +26,7 @@ class Run(NamedTuple):
       readout: held-out loss of the parameters that the optimizer reads out.
       trace: what the optimizer says of itself, by name.
       seconds: spent on steps, neither compiling nor evaluating.
+      compile_seconds: spent on tracing and compiling the steps, which later runs share.
     """
 
     step: np.ndarray
@@ -34,6 +35,14 @@ class Run(NamedTuple):
     readout: np.ndarray
     trace: dict[str, np.ndarray]
     seconds: float
+    compile_seconds: float
+
+
+class _Program(NamedTuple):
+    init: Callable[..., Any]
+    advance: Callable[..., Any]
+    read: Callable[..., Any]
+    compile_seconds: float
 
 
 class Trainer:
@@ -45,7 +54,7 @@ class Trainer:
         self._data = jax.tree.map(jnp.asarray, (workload.train, workload.held_out))
         self._init = jax.jit(workload.init)
         self._evaluate = jax.jit(workload.held_out_loss)
-        self._programs: dict[Any, Any] = {}
+        self._programs: dict[Any, _Program] = {}
 
     def run(
         self,
@@ -63,17 +72,17 @@ class Trainer:
         rows = len(jax.tree.leaves(train)[0])
         batches = draw_batches(rows, workload.steps, workload.batch, seed)
         keys = jax.random.split(noise, workload.steps)
-        init, advance, read = self._program(optimizer, setting, params)
-        state = init(setting, params)
+        program = self._program(optimizer, setting, params)
+        state = program.init(setting, params)
         readings, seconds = [], 0.0
         for done in range(0, workload.steps, self.piece):
             now = slice(done, done + self.piece)
             before = time.perf_counter()
             params, state, loss = jax.block_until_ready(
-                advance(setting, params, state, train, batches[now], keys[now])
+                program.advance(setting, params, state, train, batches[now], keys[now])
             )
             seconds += time.perf_counter() - before
-            read_params, trace = read(state, params)
+            read_params, trace = program.read(state, params)
             last = self._evaluate(params, held_out)
             readout = last if read_params is None else self._evaluate(read_params, held_out)
             readings.append((done + self.piece, loss, last, readout, trace))
@@ -86,15 +95,16 @@ class Trainer:
             np.asarray(readout),
             {name: np.asarray([values[name] for values in trace]) for name in trace[0]},
             seconds,
+            program.compile_seconds,
         )
 
-    def _program(self, optimizer: Optimizer, setting: Setting, params: Any):
+    def _program(self, optimizer: Optimizer, setting: Setting, params: Any) -> _Program:
         key = (optimizer.build, tuple(sorted(setting)))
         if key not in self._programs:
             self._programs[key] = self._compile(optimizer, setting, params)
         return self._programs[key]
 
-    def _compile(self, optimizer: Optimizer, setting: Setting, params: Any):
+    def _compile(self, optimizer: Optimizer, setting: Setting, params: Any) -> _Program:
         workload = self.workload
 
         def transformation(setting):
@@ -127,8 +137,9 @@ class Trainer:
         state = init(setting, params)
         rows = jax.ShapeDtypeStruct((self.piece, workload.batch), jnp.int32)
         keys = jax.random.split(jax.random.key(0), self.piece)
+        before = time.perf_counter()
         compiled = advance.lower(setting, params, state, self._data[0], rows, keys).compile()
-        return init, compiled, read
+        return _Program(init, compiled, read, time.perf_counter() - before)
 
 
 def piece_length(steps: int) -> int:

@@ -15,7 +15,17 @@ from benchmarks.tuning import tune
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Compiling these takes a good part of the time of all others together.
-COSTLY = ("bible", "austen", "digits_vit", "cart_pole", "resnet", "cnn", "flights", "poisson")
+COSTLY = (
+    "bible",
+    "austen",
+    "digits_vit",
+    "cart_pole",
+    "resnet",
+    "cnn",
+    "flights",
+    "poisson",
+    "autoencoder",
+)
 
 
 def load(name):
@@ -81,8 +91,17 @@ def test_variations():
     assert varied.held_out_loss(params, base.held_out) == pytest.approx(
         float(base.held_out_loss(params, base.held_out))
     )
-    with pytest.raises(ValueError, match="known are batch, horizon, init, loss"):
-        workloads.load("diabetes_linear@width=3")
+
+
+def test_constants_of_ours():
+    optimizer = optimizers.find("parabolic_adam+decay@initial_step=0.125@per=global")
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    state = optimizer.build(optimizer.setting, 100).init(params)
+    assert optimizer.trace is not None
+    assert optimizer.trace(state)["step_size"] == 0.125
+    assert optimizers.find("parabolic_adam").build({}, 100).init(params) is not None
+    with pytest.raises(ValueError, match="takes no constants"):
+        optimizers.find("prodigy@eps=1")
 
 
 def test_tuner_extends_the_grid_until_the_best_is_inside():
@@ -149,6 +168,10 @@ def test_every_optimizer_takes_steps(name):
     assert result.train[-1] < result.train[0]
 
 
+def stored_in(folder):
+    return list(records.read(folder / "smoke.jsonl").values())
+
+
 COMMAND = ("--suite", "smoke", "--workloads", "diabetes_linear", "--optimizers", "parabolic_sgd")
 
 
@@ -156,7 +179,7 @@ def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
     pytest.importorskip("sklearn")
     arguments = [*COMMAND, "prodigy", "--results", str(tmp_path)]
     assert run.main(arguments) == 0
-    stored = records.read(tmp_path / "smoke.jsonl")
+    stored = stored_in(tmp_path)
     assert [record["optimizer"] for record in stored] == ["parabolic_sgd", "prodigy"]
     ours = stored[0]
     assert ours["seeds"] == [0]
@@ -172,7 +195,7 @@ def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
     assert run.main(arguments) == 0
     assert (tmp_path / "smoke.jsonl").read_bytes() == before
     assert run.main([*arguments, "--seeds", "2"]) == 0
-    assert [record["seeds"] for record in records.read(tmp_path / "smoke.jsonl")] == [[0, 1]] * 2
+    assert [record["seeds"] for record in stored_in(tmp_path)] == [[0, 1]] * 2
 
     capsys.readouterr()
     assert report.main(["--suite", "smoke", "--results", str(tmp_path), "--table"]) == 0
@@ -183,10 +206,10 @@ def test_records_of_other_code_of_ours_are_run_again(tmp_path):
     pytest.importorskip("sklearn")
     path = tmp_path / "smoke.jsonl"
     assert run.main([*COMMAND, "--results", str(tmp_path)]) == 0
-    [record] = records.read(path)
+    [record] = stored_in(tmp_path)
     path.write_text(json.dumps({**record, "source": "older", "last": [None]}) + "\n", "utf-8")
     assert run.main([*COMMAND, "--results", str(tmp_path)]) == 0
-    assert records.read(path)[0]["last"] == record["last"]
+    assert stored_in(tmp_path)[0]["last"] == record["last"]
 
 
 def test_a_method_that_raises_is_a_record(tmp_path, monkeypatch):
@@ -199,7 +222,7 @@ def test_a_method_that_raises_is_a_record(tmp_path, monkeypatch):
     monkeypatch.setitem(optimizers.OPTIMIZERS, "prodigy", peer)
     arguments = ["--workloads", "diabetes_linear", "--optimizers", "prodigy"]
     assert run.main([*arguments, "--results", str(tmp_path)]) == 0
-    [record] = records.read(tmp_path / "smoke.jsonl")
+    [record] = stored_in(tmp_path)
     assert record["failure"] == "RuntimeError: made for other versions"
     assert report.failures(scores.Scores([record])) == (
         "- prodigy on diabetes_linear: RuntimeError: made for other versions"
@@ -216,14 +239,20 @@ def test_timings_count_only_without_another_runner(tmp_path):
             assert undisturbed
 
 
-@pytest.mark.parametrize("option", ["--workloads", "--optimizers"])
-def test_unknown_names_are_answered_by_the_known(option, capsys):
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("--workloads", "nonsense", "unknown workload 'nonsense'; known are austen_gru, "),
+        ("--workloads", "digits_mlp", "'digits_mlp' is not in smoke, which has diabetes_linear"),
+        ("--workloads", "diabetes_linear@width=3", "unknown variation 'width'; known are batch"),
+        ("--optimizers", "nonsense", "unknown optimizer 'nonsense'; known are parabolic_adam, "),
+    ],
+)
+def test_unknown_names_are_answered_by_the_known(option, name, message, capsys):
     with pytest.raises(SystemExit) as error:
-        run.main([option, "nonsense"])
+        run.main([option, name])
     assert error.value.code == 2
-    message = capsys.readouterr().err
-    assert "unknown" in message
-    assert ("diabetes_linear" if option == "--workloads" else "parabolic_adam") in message
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def record(workload, optimizer, kind, last, readout, *, curve=None, rate=None):

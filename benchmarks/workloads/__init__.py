@@ -8,7 +8,7 @@ and of the initial parameters on a few problems of either set.
 import functools
 
 from benchmarks.workloads import images, science, tables, texts
-from benchmarks.workloads.workload import Workload
+from benchmarks.workloads.workload import VARIATIONS, Workload
 
 MAKERS = images.MAKERS | texts.MAKERS | tables.MAKERS | science.MAKERS
 
@@ -72,11 +72,22 @@ def load(name: str) -> Workload:
       ValueError: there is none; the message lists what there is.
       MissingDataError: its data are not installed.
     """
+    base, variations = parse(name)
+    workload = MAKERS[base]()
+    for what, factor in variations:
+        workload = workload.vary(what, factor)
+    return workload
+
+
+def parse(name: str) -> tuple[str, list[tuple[str, float]]]:
+    """Splits a name into the base and its variations; raises ValueError for unknown ones."""
     base, *variations = name.split("@")
     if base not in MAKERS:
         raise ValueError(f"unknown workload {base!r}; known are {', '.join(sorted(MAKERS))}")
-    workload = MAKERS[base]()
+    parsed = []
     for variation in variations:
         what, _, factor = variation.partition("=")
-        workload = workload.vary(what, float(factor))
-    return workload
+        if what not in VARIATIONS:
+            raise ValueError(f"unknown variation {what!r}; known are {', '.join(VARIATIONS)}")
+        parsed.append((what, float(factor)))
+    return base, parsed

@@ -65,7 +65,7 @@ def residual(name, dataset, side, width, blocks, *, steps, normalise) -> Workloa
     There are no running statistics: the evaluation recomputes them at the parameters it is
     given, from training rows that it puts in front of the held-out ones.
     """
-    reference = 256
+    reference, judged = 256, 512
 
     def init(key) -> Params:
         keys = iter(jax.random.split(key, 2 * blocks + 2))
@@ -100,7 +100,7 @@ def residual(name, dataset, side, width, blocks, *, steps, normalise) -> Workloa
         init,
         lambda params, rows, key: cross_entropy(apply(params, rows[0]), rows[1]),
         dataset.train,
-        (dataset.train[0][:reference], *dataset.held_out),
+        (dataset.train[0][:reference], *(column[:judged] for column in dataset.held_out)),
         batch=64,
         steps=steps,
         evaluate=evaluate,
