@@ -45,7 +45,9 @@ def _grid(scores: Scores, panel: Callable[[Scores, str, Axes], None]) -> Figure:
         axis.tick_params(labelsize=7)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(2, columns), fontsize=8
+        )
     return figure
 
 
@@ -62,8 +64,9 @@ def _sensitivity(scores: Scores, workload: str, axis: Axes) -> None:
     for entry, color in _main(scores.ours):
         axis.axhline(scores.loss(workload, entry), color=color, label=entry.label)
     axis.set_xscale("log")
-    best = min(scores.loss(workload, entry) for entry in scores.entries)
-    if math.isfinite(best) and best > 0.0:
+    losses = (scores.loss(workload, entry) for entry in scores.entries)
+    best = min((loss for loss in losses if math.isfinite(loss)), default=None)
+    if best is not None:
         axis.set_ylim(0.95 * best, 2.5 * best)
 
 

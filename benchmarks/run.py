@@ -212,6 +212,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, metavar="N", help="how many (default: that of the suite)")
     add("--results", type=pathlib.Path, default=records.RESULTS, metavar="FOLDER")
     options = parser.parse_args(arguments)
+    if options.seeds is not None and options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     for name in options.optimizers or ():
         try:
             optimizers.find(name)

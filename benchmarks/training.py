@@ -51,6 +51,9 @@ class Trainer:
     def __init__(self, workload: Workload):
         self.workload = workload
         self.piece = piece_length(workload.steps)
+        rows = len(jax.tree.leaves(workload.train)[0])
+        if workload.batch > rows:
+            raise ValueError(f"{workload.name}: batches of {workload.batch}, but only {rows} rows")
         self._data = jax.tree.map(jnp.asarray, (workload.train, workload.held_out))
         self._init = jax.jit(workload.init)
         self._evaluate = jax.jit(workload.held_out_loss)

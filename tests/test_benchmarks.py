@@ -200,6 +200,11 @@ def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
     capsys.readouterr()
     assert report.main(["--suite", "smoke", "--results", str(tmp_path), "--table"]) == 0
     assert "| diabetes_linear |" in capsys.readouterr().out
+    assert report.main(["--suite", "smoke", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert len(pictures) == 4
+    assert all(f"({name})" in printed for name in pictures)
 
 
 def test_records_of_other_code_of_ours_are_run_again(tmp_path):
