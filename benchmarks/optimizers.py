@@ -29,6 +29,7 @@ class Optimizer(NamedTuple):
       results: what the records are judged by: "last" (the parameters) and "readout".
       readout: from state and parameters to the parameters to evaluate.
       trace: from the state to named scalars to store along the run.
+      needs_loss: whether its update wants the loss of the batch, as ``value``.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Optimizer(NamedTuple):
     results: tuple[str, ...] = ("last",)
     readout: Callable[[Any, Any], Any] | None = None
     trace: Callable[[Any], dict[str, jax.Array]] | None = None
+    needs_loss: bool = False
 
 
 class TailState(NamedTuple):
@@ -139,16 +141,14 @@ def _kron() -> optax.GradientTransformation:
     return scale_by_kron()
 
 
-def _rollfast(name: str):
-    def make():
-        import rollfast
+def _prism() -> optax.GradientTransformation:
+    import rollfast
 
-        return getattr(rollfast, name)(learning_rate=1e-3)
-
-    return make
+    # It has no default rate; this is that of the other optimizers of the package.
+    return rollfast.prism(learning_rate=1e-3)
 
 
-def _psgdax():
+def _psgdax() -> optax.GradientTransformation:
     from psgdax.psgd import kron
 
     return kron()
@@ -195,14 +195,13 @@ OPTIMIZERS = {
             optax.contrib.schedule_free_eval_params,
         ),
         peer("mechanic_adamw", lambda: optax.contrib.mechanize(optax.adamw(1.0))),
-        peer("momo_adam", optax.contrib.momo_adam),
+        peer("momo_adam", optax.contrib.momo_adam)._replace(needs_loss=True),
         peer("dadapt_adamw", optax.contrib.dadapt_adamw),
         peer("dowg", optax.contrib.dowg),
         peer("dog", optax.contrib.dog),
         peer("cocob", optax.contrib.cocob),
         peer("psgdax_kron", _psgdax),
-        peer("rollfast_kron", _rollfast("kron")),
-        peer("rollfast_prism", _rollfast("prism")),
+        peer("rollfast_prism", _prism),
     )
 }
 

@@ -125,8 +125,8 @@ class Trainer:
                 rows, key = drawn
                 batch = jax.tree.map(lambda column: column[rows], train)
                 loss, grads = jax.value_and_grad(workload.loss)(params, batch, key)
-                # MoMo wants the loss; the others ignore it.
-                updates, state = transformation(setting).update(grads, state, params, value=loss)
+                extra = {"value": loss} if optimizer.needs_loss else {}
+                updates, state = transformation(setting).update(grads, state, params, **extra)
                 return (optax.apply_updates(params, updates), state), loss
 
             (params, state), losses = jax.lax.scan(step, (params, state), (batches, keys))
