@@ -163,11 +163,14 @@ def _runs(optimizer: Optimizer) -> int:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    pairs = []
-    for workload in options.workloads or workloads.SUITES[options.suite]:
-        for optimizer in options.optimizers or SUITES[options.suite].optimizers:
-            pairs.append((workload, optimizer))
-    return pairs
+    """Every workload with every optimizer; a suite varies one of them at a time."""
+    named = bool(options.workloads and options.optimizers)
+    return [
+        (workload, optimizer)
+        for workload in options.workloads or workloads.SUITES[options.suite]
+        for optimizer in options.optimizers or SUITES[options.suite].optimizers
+        if named or not ("@" in workload and "@" in optimizer)
+    ]
 
 
 def _progress(console: Console) -> Progress:

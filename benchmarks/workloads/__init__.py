@@ -46,6 +46,7 @@ _CONFIRMATION = (
     *(f"austen_transformer{horizon}" for horizon in ("", "@horizon=4", "@horizon=16")),
 )
 _VARIATIONS = (
+    "",
     *(f"@batch={size}" for size in (16, 256, 1024)),
     *(f"@loss={scale}" for scale in ("0.001", "1000")),
     *(f"@init={scale}" for scale in ("0.25", "4")),
@@ -59,7 +60,9 @@ SUITES = {
     ),
     "confirmation": _CONFIRMATION,
     "confirmation-robustness": tuple(
-        base + variation for base in ("digits_mlp", "wages_mlp") for variation in _VARIATIONS
+        base + variation
+        for base in ("digits_mlp", "mnist_mlp", "wages_mlp")
+        for variation in _VARIATIONS
     ),
 }
 
