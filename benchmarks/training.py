@@ -51,9 +51,10 @@ class Trainer:
     def __init__(self, workload: Workload):
         self.workload = workload
         self.piece = piece_length(workload.steps)
-        rows = len(jax.tree.leaves(workload.train)[0])
-        if workload.batch > rows:
-            raise ValueError(f"{workload.name}: batches of {workload.batch}, but only {rows} rows")
+        self._rows = len(jax.tree.leaves(workload.train)[0])
+        needed = workload.batch * (workload.steps if workload.in_order else 1)
+        if needed > self._rows:
+            raise ValueError(f"{workload.name} needs {needed} rows, but has {self._rows}")
         self._data = jax.tree.map(jnp.asarray, (workload.train, workload.held_out))
         self._init = jax.jit(workload.init)
         self._evaluate = jax.jit(workload.held_out_loss)
@@ -72,8 +73,7 @@ class Trainer:
         setting = {name: jnp.float32(value) for name, value in setting.items()}
         start, noise = jax.random.split(jax.random.key(seed))
         params = self._init(start)
-        rows = len(jax.tree.leaves(train)[0])
-        batches = draw_batches(rows, workload.steps, workload.batch, seed)
+        batches = self._batches(seed)
         keys = jax.random.split(noise, workload.steps)
         program = self._program(optimizer, setting, params)
         state = program.init(setting, params)
@@ -100,6 +100,13 @@ class Trainer:
             seconds,
             program.compile_seconds,
         )
+
+    def _batches(self, seed: int) -> np.ndarray:
+        """Row numbers, of shape [steps, batch]."""
+        steps, batch = self.workload.steps, self.workload.batch
+        if self.workload.in_order:
+            return np.arange(steps * batch, dtype=np.int32).reshape(steps, batch)
+        return draw_batches(self._rows, steps, batch, seed)
 
     def _program(self, optimizer: Optimizer, setting: Setting, params: Any) -> _Program:
         key = (optimizer.build, tuple(sorted(setting)))

@@ -1,9 +1,11 @@
 """Images and signals: perceptrons, convolutions, residual and attention networks, codes."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import data
 from benchmarks.layers import (
@@ -186,6 +188,23 @@ def deep_linear(name, dataset, depth, width, scale, *, steps) -> Workload:
     return supervised(name, dataset, init, apply, loss, batch=64, steps=steps)
 
 
+def continual(name, dataset, hidden, *, tasks, steps) -> Workload:
+    """Permuted columns: every `steps` the inputs are permuted anew, and the last task is judged."""
+    rng = np.random.default_rng(0)
+    permutations = [rng.permutation(dataset.train[0].shape[-1]) for _ in range(tasks)]
+    inputs, labels = [], []
+    for columns in permutations:
+        rows = rng.choice(len(dataset.train[0]), steps * 64)
+        inputs.append(dataset.train[0][rows][:, columns])
+        labels.append(dataset.train[1][rows])
+    permuted = dataset._replace(
+        train=(np.concatenate(inputs), np.concatenate(labels)),
+        held_out=(dataset.held_out[0][:, permutations[-1]], dataset.held_out[1]),
+    )
+    one = perceptron(name, permuted, hidden, steps=tasks * steps)
+    return dataclasses.replace(one, in_order=True)
+
+
 def _pixel_loss(logits: jax.Array, pixels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum(jax.nn.softplus(logits) - pixels * logits, -1))
 
@@ -198,6 +217,9 @@ MAKERS = {
     ),
     "mnist1d_cnn": lambda: convolutional(
         "mnist1d_cnn", data.mnist1d(), (40, 1), (24, 24, 24), steps=1000
+    ),
+    "mnist1d_continual": lambda: continual(
+        "mnist1d_continual", data.mnist1d(), (64, 64), tasks=4, steps=200
     ),
     "fashion_mlp": lambda: perceptron("fashion_mlp", data.fashion_small(), (128, 128), steps=400),
     "fashion_cnn_bn": lambda: residual(
@@ -225,6 +247,9 @@ MAKERS = {
     ),
     "digits_bad_init": lambda: perceptron(
         "digits_bad_init", data.digits(), (64,) * 5, steps=500, activation=jnp.tanh, gain=3.0
+    ),
+    "digits_continual": lambda: continual(
+        "digits_continual", data.digits(), (64, 64), tasks=4, steps=150
     ),
     "digits_deep_linear": lambda: deep_linear(
         "digits_deep_linear", data.digits(), 4, 32, 0.03, steps=800

@@ -23,6 +23,7 @@ class Workload:
       held_out: what `evaluate` gets.
       evaluate: of parameters on `held_out`, the positive scalar that is reported; lower is
         better. The default is the loss with a fixed key.
+      in_order: whether the rows are taken once, in their order, in place of shuffled epochs.
       batch: rows per step.
       steps: length of a run.
     """
@@ -35,6 +36,7 @@ class Workload:
     batch: int
     steps: int
     evaluate: Callable[[Any, Any], jax.Array] | None = None
+    in_order: bool = False
 
     def held_out_loss(self, params: Any, held_out: Any) -> jax.Array:
         if self.evaluate is None:
