@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -108,10 +109,10 @@ def is_done(
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path) -> Iterator[Any]:
-    """Yields a function that says whether no other runner is at work.
+    """Yields a context that says whether what is timed in it is undisturbed.
 
     Every runner holds a shared lock on a file in `folder`. A timing counts if the lock could
-    be made exclusive for its duration.
+    be made exclusive for its duration, and if the machine was not busy with other things.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -121,7 +122,7 @@ def alone(folder: pathlib.Path) -> Iterator[Any]:
         def timing():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield True
+                yield os.getloadavg()[0] <= (os.cpu_count() or 1)
             except BlockingIOError:
                 yield False
             finally:

@@ -10,10 +10,15 @@ from benchmarks.workloads.workload import Workload
 lecun_tanh = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")
 
 
+def relative_error(wrong: jax.Array, exact: jax.Array) -> jax.Array:
+    """In the L2 norm, with one per cent added in squares: below it, ratios would be of noise."""
+    return jnp.hypot(jnp.linalg.norm(wrong) / jnp.linalg.norm(exact), 0.01)
+
+
 def oscillator(name, *, steps) -> Workload:
     """A physics-informed network for x'' + 0.4 x' + 4 x = 0 with x(0) = 1, x'(0) = 0, t < 3.
 
-    Rows are points in time; what is reported is the relative error of x in the L2 norm.
+    Rows are points in time; what is reported is the relative error of x.
     """
     damping, stiffness, end = 0.4, 4.0, 3.0
     frequency = np.sqrt(stiffness - damping**2 / 4.0)
@@ -43,7 +48,7 @@ def oscillator(name, *, steps) -> Workload:
 
     def evaluate(params, held_out):
         wrong = jax.vmap(position, (None, 0))(params, held_out[0]) - held_out[1]
-        return jnp.linalg.norm(wrong) / jnp.linalg.norm(held_out[1])
+        return relative_error(wrong, held_out[1])
 
     train = (np.random.default_rng(0).uniform(0.0, end, 4096).astype(np.float32),)
     held_out = (times, exact.astype(np.float32))
@@ -53,8 +58,7 @@ def oscillator(name, *, steps) -> Workload:
 def poisson(name, *, steps) -> Workload:
     """A physics-informed network for Δu = f on the unit square with u = 0 on its border.
 
-    The solution is u = sin(πx) sin(2πy); what is reported is the relative error of u in the
-    L2 norm.
+    The solution is u = sin(πx) sin(2πy); what is reported is the relative error of u.
     """
 
     def solution(point):
@@ -79,7 +83,7 @@ def poisson(name, *, steps) -> Workload:
     def evaluate(params, held_out):
         exact = jax.vmap(solution)(held_out[0])
         wrong = jax.vmap(value, (None, 0))(params, held_out[0]) - exact
-        return jnp.linalg.norm(wrong) / jnp.linalg.norm(exact)
+        return relative_error(wrong, exact)
 
     points = np.random.default_rng(0).uniform(size=(4096 + 512, 2)).astype(np.float32)
     return Workload(
@@ -143,8 +147,8 @@ def cart_pole(name, *, steps) -> Workload:
 
 MAKERS = {
     # development
-    "oscillator_pinn": lambda: oscillator("oscillator_pinn", steps=2000),
+    "oscillator_pinn": lambda: oscillator("oscillator_pinn", steps=1000),
     # confirmation
-    "poisson_pinn": lambda: poisson("poisson_pinn", steps=1000),
+    "poisson_pinn": lambda: poisson("poisson_pinn", steps=400),
     "cart_pole": lambda: cart_pole("cart_pole", steps=50),
 }
