@@ -1,13 +1,350 @@
-"""The README says what the stored records say."""
+"""The instrument: problems, tuner, resuming, and the arithmetic of the report."""
 
 import json
+import math
 import pathlib
 
-from benchmarks.digits_mnist import summary
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import data, optimizers, records, report, run, scores, workloads
+from benchmarks.training import PIECES, Trainer, piece_length
+from benchmarks.tuning import tune
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Compiling these takes a good part of the time of all others together.
+COSTLY = (
+    "bible",
+    "austen",
+    "digits_vit",
+    "cart_pole",
+    "resnet",
+    "cnn",
+    "flights",
+    "poisson",
+    "autoencoder",
+)
 
 
-def test_readme_table_comes_from_the_stored_record():
-    record = json.loads((ROOT / "benchmarks/results/digits_mnist.json").read_text("utf-8"))
-    assert summary(record) in (ROOT / "README.md").read_text("utf-8")
+def load(name):
+    try:
+        return workloads.load(name)
+    except (data.MissingDataError, ModuleNotFoundError) as error:
+        pytest.skip(str(error))
+
+
+def problems():
+    for name in workloads.MAKERS:
+        costly = any(part in name for part in COSTLY)
+        yield pytest.param(name, marks=pytest.mark.slow if costly else (), id=name)
+
+
+@pytest.mark.parametrize("name", list(problems()))
+def test_loss_and_gradient_are_finite_at_the_start(name):
+    workload = load(name)
+    assert workload.name == name
+    rows = {len(column) for column in jax.tree.leaves(workload.train)}
+    assert len(rows) == 1
+    assert rows.pop() >= workload.batch
+    assert piece_length(workload.steps) * PIECES >= workload.steps
+    params = workload.init(jax.random.key(0))
+    batch = jax.tree.map(lambda column: jnp.asarray(column[: workload.batch]), workload.train)
+    loss, grads = jax.jit(jax.value_and_grad(workload.loss))(params, batch, jax.random.key(1))
+    assert loss.shape == ()
+    assert jnp.isfinite(loss)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
+    assert any(bool(jnp.any(leaf != 0.0)) for leaf in jax.tree.leaves(grads))
+    held_out = jax.tree.map(lambda column: jnp.asarray(column), workload.held_out)
+    assert float(jax.jit(workload.held_out_loss)(params, held_out)) > 0.0
+
+
+def test_development_and_confirmation_share_nothing():
+    def sets(prefix):
+        names = {
+            n for suite, ns in workloads.SUITES.items() if suite.startswith(prefix) for n in ns
+        }
+        return {name.partition("@")[0].partition("_")[0] for name in names}
+
+    assert sets("development").isdisjoint(sets("confirmation"))
+    first, second = (run.SUITES[name] for name in ("development", "confirmation"))
+    assert first.first_seed + first.seeds <= second.first_seed
+
+
+def test_every_workload_is_in_a_suite():
+    named = {name.partition("@")[0] for names in workloads.SUITES.values() for name in names}
+    assert named == set(workloads.MAKERS)
+
+
+def test_variations():
+    pytest.importorskip("sklearn")
+    base = workloads.load("diabetes_linear")
+    varied = workloads.load("diabetes_linear@batch=16@horizon=4@init=0.5@loss=100")
+    assert (varied.batch, varied.steps) == (16, 4 * base.steps)
+    key, params = jax.random.key(3), varied.init(jax.random.key(2))
+    np.testing.assert_allclose(
+        params["layer0"]["kernel"], 0.5 * base.init(jax.random.key(2))["layer0"]["kernel"]
+    )
+    batch = jax.tree.map(lambda column: column[:8], base.train)
+    assert varied.loss(params, batch, key) == pytest.approx(100 * base.loss(params, batch, key))
+    assert varied.held_out_loss(params, base.held_out) == pytest.approx(
+        float(base.held_out_loss(params, base.held_out))
+    )
+
+
+def test_constants_of_ours():
+    optimizer = optimizers.find("parabolic_adam+decay@initial_step=0.125@per=global")
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    state = optimizer.build(optimizer.setting, 100).init(params)
+    assert optimizer.trace is not None
+    assert optimizer.trace(state)["step_size"] == 0.125
+    assert optimizers.find("parabolic_adam").build({}, 100).init(params) is not None
+    with pytest.raises(ValueError, match="takes no constants"):
+        optimizers.find("prodigy@eps=1")
+
+
+def test_tuner_extends_the_grid_until_the_best_is_inside():
+    measured = []
+
+    def measure(rate):
+        measured.append(rate)
+        # Best at 16 for the parameters and at 32 for the readout; beyond 64 it diverges.
+        if rate > 64.0:
+            return {"last": math.inf, "readout": math.inf}
+        return {"last": abs(math.log2(rate / 16)), "readout": abs(math.log2(rate / 32))}
+
+    assert tune((1.0, 2.0, 4.0), ("last", "readout"), measure) == 16.0
+    assert measured == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    assert tune((32.0, 64.0), ("last",), measure) == 16.0
+
+
+def test_tuner_stops_where_more_is_always_better():
+    assert tune((1.0, 2.0), ("last",), lambda rate: {"last": -rate}) == 2.0**9
+
+
+def test_tail_mean_is_the_mean_over_the_last_tenth():
+    pytest.importorskip("sklearn")
+    workload = workloads.load("diabetes_linear")
+    optimizer = optimizers.find("adam_constant")
+    transformation = optimizer.build({**optimizer.setting, "rate": 1e-2}, 40)
+    params = workload.init(jax.random.key(0))
+    state, expected = transformation.init(params), params
+    for count in range(3):
+        updates, state = transformation.update(params, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        weight = 10 / (count + 10)
+        expected = jax.tree.map(lambda m, p, w=weight: (1 - w) * m + w * p, expected, params)
+    assert optimizer.readout is not None
+    for mean, wanted in zip(
+        jax.tree.leaves(optimizer.readout(state, params)), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(mean, wanted, rtol=1e-5)
+
+
+def test_cosine_differs_from_constant_by_its_schedule_alone():
+    pytest.importorskip("sklearn")
+    trainer = Trainer(workloads.load("diabetes_linear"))
+    runs = {}
+    for name in ("sgd_constant", "sgd_cosine"):
+        optimizer = optimizers.find(name)
+        runs[name] = trainer.run(optimizer, {**optimizer.setting, "rate": 0.01}, seed=0)
+    # One program for both; the warm-up makes the first steps shorter.
+    assert len(trainer._programs) == 1
+    first = {name: run.last[0] for name, run in runs.items()}
+    assert first["sgd_constant"] < first["sgd_cosine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_takes_steps(name):
+    if "kron" in name:
+        pytest.importorskip("psgdax")
+    if "prism" in name:
+        pytest.importorskip("rollfast")
+    optimizer = optimizers.find(name)
+    setting = {**optimizer.setting, **({"rate": 1e-3} if optimizer.rates else {})}
+    result = Trainer(load("mnist1d_tanh")).run(optimizer, setting, seed=0)
+    assert np.all(np.isfinite(result.last))
+    assert result.train[-1] < result.train[0]
+
+
+def stored_in(folder):
+    return list(records.read(folder / "smoke.jsonl").values())
+
+
+COMMAND = ("--suite", "smoke", "--workloads", "diabetes_linear", "--optimizers", "parabolic_sgd")
+
+
+def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    arguments = [*COMMAND, "prodigy", "--results", str(tmp_path)]
+    assert run.main(arguments) == 0
+    stored = stored_in(tmp_path)
+    assert [record["optimizer"] for record in stored] == ["parabolic_sgd", "prodigy"]
+    ours = stored[0]
+    assert ours["seeds"] == [0]
+    assert ours["failure"] is None
+    assert ours["every"] * len(ours["curves"]["readout"]) == ours["steps"] == 100
+    assert set(ours["trace"]) == {"step_size", "curvature", "signal"}
+    assert ours["readout"] == [ours["curves"]["readout"][-1]]
+    assert ours["seconds"] > 0.0
+    assert "jax" in ours["environment"]
+    assert "readout" not in stored[1]["curves"]
+
+    before = (tmp_path / "smoke.jsonl").read_bytes()
+    assert run.main(arguments) == 0
+    assert (tmp_path / "smoke.jsonl").read_bytes() == before
+    assert run.main([*arguments, "--seeds", "2"]) == 0
+    assert [record["seeds"] for record in stored_in(tmp_path)] == [[0, 1]] * 2
+
+    capsys.readouterr()
+    assert report.main(["--suite", "smoke", "--results", str(tmp_path), "--table"]) == 0
+    assert "| diabetes_linear |" in capsys.readouterr().out
+    assert report.main(["--suite", "smoke", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert len(pictures) == 4
+    assert all(f"({name})" in printed for name in pictures)
+
+
+def test_records_of_other_code_of_ours_are_run_again(tmp_path):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "smoke.jsonl"
+    assert run.main([*COMMAND, "--results", str(tmp_path)]) == 0
+    [record] = stored_in(tmp_path)
+    path.write_text(json.dumps({**record, "source": "older", "last": [None]}) + "\n", "utf-8")
+    assert run.main([*COMMAND, "--results", str(tmp_path)]) == 0
+    assert stored_in(tmp_path)[0]["last"] == record["last"]
+
+
+def test_a_method_that_raises_is_a_record(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+
+    def broken(setting, steps):
+        raise RuntimeError("made for other versions")
+
+    peer = optimizers.OPTIMIZERS["prodigy"]._replace(build=broken)
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "prodigy", peer)
+    arguments = ["--workloads", "diabetes_linear", "--optimizers", "prodigy"]
+    assert run.main([*arguments, "--results", str(tmp_path)]) == 0
+    [record] = stored_in(tmp_path)
+    assert record["failure"] == "RuntimeError: made for other versions"
+    assert report.failures(scores.Scores([record])) == (
+        "- prodigy on diabetes_linear: RuntimeError: made for other versions"
+    )
+
+
+def test_timings_count_only_without_another_runner(tmp_path):
+    with records.alone(tmp_path) as first:
+        with first() as undisturbed:
+            assert undisturbed
+        with records.alone(tmp_path), first() as undisturbed:
+            assert not undisturbed
+        with first() as undisturbed:
+            assert undisturbed
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("--workloads", "nonsense", "unknown workload 'nonsense'; known are austen_gru, "),
+        ("--workloads", "digits_mlp", "'digits_mlp' is not in smoke, which has diabetes_linear"),
+        ("--workloads", "diabetes_linear@width=3", "unknown variation 'width'; known are batch"),
+        ("--optimizers", "nonsense", "unknown optimizer 'nonsense'; known are parabolic_adam, "),
+    ],
+)
+def test_unknown_names_are_answered_by_the_known(option, name, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        run.main([option, name])
+    assert error.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def record(workload, optimizer, kind, last, readout, *, curve=None, rate=None):
+    setting = {} if rate is None else {"rate": rate, "weight_decay": 0.0}
+    curve = curve or [float(np.median(readout))]
+    return {
+        "workload": workload,
+        "optimizer": optimizer,
+        "kind": kind,
+        "setting": setting,
+        "seeds": [0, 1, 2],
+        "steps": 10 * len(curve),
+        "every": 10,
+        "failure": None,
+        "last": last,
+        "readout": readout,
+        "curves": {"last": curve, "readout": curve},
+        "trace": {},
+    }
+
+
+def synthetic():
+    """Two workloads; medians of the reference are 2 and 10, of ours 1.8 and 12."""
+    return scores.Scores(
+        [
+            record("a", "adam_cosine", "tuned", [4.0, 3.0, 5.0], [9.0] * 3, rate=0.1),
+            record("a", "adam_cosine", "tuned", [2.0, 1.0, 3.0], [9.0] * 3, rate=0.2),
+            record("b", "adam_cosine", "tuned", [10.0, 10.0, None], [9.0] * 3, rate=0.1),
+            record("a", "adam_constant", "tuned", [3.0] * 3, [1.6] * 3, rate=0.1),
+            record("b", "adam_constant", "tuned", [30.0] * 3, [8.0] * 3, rate=0.1),
+            record("a", "parabolic_adam", "ours", [9.0] * 3, [1.8, 1.0, 2.5], curve=[3.0, 2.0]),
+            record("b", "parabolic_adam", "ours", [9.0] * 3, [12.0, 9.0, 13.0]),
+            record("a", "prodigy", "peer", [1.9, 2.0, 2.4], [1.0] * 3)
+            | {"curves": {"last": [2.1, 1.9]}},
+            record("b", "prodigy", "peer", [None, None, 1.0], [1.0] * 3)
+            | {"curves": {"last": [None]}},
+        ]
+    )
+
+
+def test_scores_against_values_by_hand():
+    computed = synthetic()
+    cosine, averaged = scores.REFERENCE, scores.AVERAGED
+    [ours], [peer] = computed.ours, computed.peers
+    assert computed.loss("a", cosine) == 2.0
+    assert computed.ratios(ours) == pytest.approx([0.9, 1.2])
+    assert scores.geometric_mean(computed.ratios(ours)) == pytest.approx(math.sqrt(1.08))
+    assert computed.ratios(ours, averaged) == pytest.approx([1.8 / 1.6, 12.0 / 8.0])
+    # Peers without a readout are judged by their parameters; most seeds diverged on b.
+    assert peer.result == "last"
+    assert computed.ratios(peer) == pytest.approx([1.0, math.inf])
+    # Won: seeds 0 and 1 on a, seeds 0 and 1 on b.
+    assert computed.wins(ours, [peer]) == pytest.approx(4 / 6)
+    assert computed.steps_to_target("a", ours) == 1.0
+    assert computed.steps_to_target("b", ours) == math.inf
+    profile = computed.profile([cosine, averaged, ours])
+    assert profile[averaged] == pytest.approx([1.0, 1.0])
+    assert profile[ours] == pytest.approx([1.8 / 1.6, 12.0 / 8.0])
+
+
+def test_tables_of_the_synthetic_records():
+    computed = synthetic()
+    lines = report.table(computed).splitlines()
+    assert lines[2] == "| a | 2 | 1.000 | 0.800 | 0.900 | 1.000 prodigy |"
+    assert lines[3] == "| b | 10 | 1.000 | 0.800 | 1.200 | ∞ prodigy |"
+    assert lines[4] == "| **geometric mean** | 1.000 | 1.000 | 0.800 | 1.039 | – |"
+    assert lines[5] == "| **worst** | 1.000 | 1.000 | 0.800 | 1.200 | – |"
+    summary = report.summary(computed).splitlines()
+    assert "| parabolic_adam() | 1.039 | 1.200 | 1.039 | 1.200 | 1.299 | 1.500 | 2 | 0 |" in summary
+    assert "| prodigy | 1.000 | 1.000 | 1.000 | 1.000 | 1.250 | 1.250 | 2 | 1 |" in summary
+    assert "| all of them at once | 67 % |" in report.wins(computed)
+    assert "| parabolic_adam() | 1.00 | never |" in report.steps(computed)
+
+
+def test_robustness_is_relative_to_the_median_of_the_variations():
+    def of(workload, optimizer, loss):
+        return record(workload, optimizer, "ours", [9.0] * 3, [loss] * 3)
+
+    computed = scores.Scores(
+        [
+            of("a", "parabolic_sgd", 1.0),
+            of("a", "parabolic_sgd@initial_step=0.01", 1.1),
+            of("a", "parabolic_sgd@initial_step=1e-8", 0.9),
+            of("a@loss=1000", "parabolic_sgd", 1.5),
+        ]
+    )
+    lines = report.robustness(computed)
+    assert "| a, parabolic_sgd() | initial_step | default: 1.000, 0.01: 1.100, 1e-8: 0.900 | 1.100 |" in lines  # fmt: skip  # noqa: E501
+    assert "| a, parabolic_sgd() | loss | default: 0.800, 1000: 1.200 | 1.200 |" in lines

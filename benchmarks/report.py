@@ -1,0 +1,250 @@
+"""Tables and pictures from the stored records: ``python -m benchmarks.report``.
+
+Nothing is trained here. ``--table`` prints the table that the README shows.
+"""
+
+import argparse
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks import records
+from benchmarks.scores import AVERAGED, REFERENCE, UNDECAYED, Entry, Scores, geometric_mean
+from benchmarks.workloads import SUITES
+
+README_COLUMNS = ("parabolic_adam", "parabolic_sgd", "parabolic_muon")
+
+
+def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
+    """The records of a suite; its workloads in the order of their definition."""
+    stored = records.read(folder / f"{suite}.jsonl").values()
+    order = {name: number for number, name in enumerate(SUITES[suite])}
+    return Scores(sorted(stored, key=lambda record: order.get(record["workload"], len(order))))
+
+
+def table(scores: Scores) -> str:
+    """Every workload's loss of the reference, and ratios to it: the README's table."""
+    columns = [
+        UNDECAYED,
+        AVERAGED,
+        *(entry for entry in scores.ours if entry.optimizer in README_COLUMNS),
+    ]
+    lines = _head(
+        "held-out loss, ratio",
+        [REFERENCE.label, *(entry.label for entry in columns), "best peer at its defaults"],
+    )
+    for workload in scores.workloads:
+        cells = [_loss(scores.loss(workload, REFERENCE))]
+        cells += [_ratio(scores.ratio(workload, entry)) for entry in columns]
+        peers = [(scores.ratio(workload, peer), peer.label) for peer in scores.peers]
+        ratio, label = min((p for p in peers if not math.isnan(p[0])), default=(math.nan, ""))
+        lines.append(_row(workload, [*cells, f"{_ratio(ratio)} {label}".strip()]))
+    single = [_single_best_peer(scores)]
+    for name, reduce in (("geometric mean", geometric_mean), ("worst", _worst)):
+        cells = ["1.000", *(_ratio(reduce(scores.ratios(entry))) for entry in columns)]
+        cells += [
+            f"{_ratio(reduce(scores.ratios(peer)))} {peer.label}" if peer else "–"
+            for peer in single
+        ]
+        lines.append(_row(f"**{name}**", cells))
+    return "\n".join(lines)
+
+
+def summary(scores: Scores) -> str:
+    """One line per entry, over all workloads that it and the other were run on.
+
+    Workloads on which most seeds failed are counted, and are in no mean.
+    """
+    rivals = (REFERENCE, UNDECAYED, AVERAGED)
+    columns = [column for rival in rivals for column in (f"to {rival.label}", "worst")]
+    lines = _head("geometric mean of ratios", [*columns, "workloads", "failed"])
+    for entry in scores.entries:
+        cells = []
+        for rival in rivals:
+            ratios = scores.ratios(entry, rival)
+            finite = ratios[np.isfinite(ratios)]
+            cells += [_ratio(geometric_mean(finite)), _ratio(_worst(finite))]
+        ratios = scores.ratios(entry)
+        counts = [str(len(ratios)), str(int(np.isinf(ratios).sum()))]
+        lines.append(_row(entry.label, [*cells, *counts]))
+    return "\n".join(lines)
+
+
+def details(scores: Scores) -> str:
+    """Ratios to the reference, one line per entry and one column per workload."""
+    lines = _head(f"ratio to {REFERENCE.label}", scores.workloads)
+    for entry in scores.entries:
+        ratios = [_ratio(scores.ratio(workload, entry)) for workload in scores.workloads]
+        lines.append(_row(entry.label, ratios))
+    return "\n".join(lines)
+
+
+def best_settings(scores: Scores) -> str:
+    """Where the tuned methods have their best rate (and weight decay)."""
+    lines = _head("best rate, weight decay", scores.workloads)
+    for entry in scores.tuned:
+        cells = []
+        for workload in scores.workloads:
+            record = scores.best(workload, entry)
+            setting = record["setting"] if record else None
+            cells.append(f"{setting['rate']:g}, {setting['weight_decay']:g}" if setting else "–")
+        lines.append(_row(entry.label, cells))
+    return "\n".join(lines)
+
+
+def wins(scores: Scores) -> str:
+    """Fraction of pairs of workload and seed that ours win, against each peer and against all."""
+    lines = _head("pairs won", [entry.label for entry in scores.ours])
+    for peer in scores.peers:
+        lines.append(_row(peer.label, [_percent(scores.wins(e, [peer])) for e in scores.ours]))
+    lines.append(
+        _row("all of them at once", [_percent(scores.wins(e, scores.peers)) for e in scores.ours])
+    )
+    return "\n".join(lines)
+
+
+def steps(scores: Scores) -> str:
+    """How much of the run it takes to reach the final loss of the tuned cosine."""
+    lines = _head(f"fraction of the run to the loss of {REFERENCE.label}", scores.workloads)
+    for entry in scores.entries:
+        fractions = [scores.steps_to_target(workload, entry) for workload in scores.workloads]
+        lines.append(_row(entry.label, [_fraction(fraction) for fraction in fractions]))
+    return "\n".join(lines)
+
+
+def seconds(scores: Scores) -> str:
+    """Milliseconds per step, where no other runner was at work."""
+    lines = _head("ms per step", scores.workloads)
+    for entry in scores.entries:
+        cells = []
+        for workload in scores.workloads:
+            record = scores.best(workload, entry)
+            time = record.get("seconds") if record else None
+            cells.append(f"{1e3 * time / record['steps']:.2f}" if record and time else "–")
+        lines.append(_row(entry.label, cells))
+    return "\n".join(lines)
+
+
+def failures(scores: Scores) -> str:
+    """Runs that raised, and runs with a loss that is not finite."""
+    lines = []
+    for record in scores.records:
+        if record["failure"] is not None:
+            what = record["failure"]
+        elif record["kind"] != "tuned" and None in record["last"]:
+            what = f"{record['last'].count(None)} of {len(record['last'])} seeds diverged"
+        else:
+            continue
+        lines.append(f"- {record['optimizer']} on {record['workload']}: {what}")
+    return "\n".join(lines) or "none"
+
+
+def robustness(scores: Scores) -> str:
+    """Loss under every variation over the median of the variations of the same kind."""
+    groups: dict[tuple[str, str, str], dict[str, float]] = {}
+    for record in scores.records:
+        if record["kind"] != "ours":
+            continue
+        workload, _, varied = record["workload"].partition("@")
+        optimizer, _, constant = record["optimizer"].partition("@")
+        loss = scores.loss(record["workload"], Entry("", record["optimizer"], "readout"))
+        variation = varied or constant
+        kinds = [variation.partition("=")[0]] if variation else ["batch", "init", "loss"]
+        if not varied:
+            kinds.append("initial_step")
+        for kind in set(kinds):
+            group = groups.setdefault((workload, optimizer, kind), {})
+            group[variation.partition("=")[2] or "default"] = loss
+    lines = _head("held-out loss over the median of the line", ["varied", "", "worst"])
+    for (workload, optimizer, kind), losses in groups.items():
+        if len(losses) < 2:
+            continue
+        middle = float(np.median(list(losses.values())))
+        cells = ", ".join(f"{value}: {_ratio(loss / middle)}" for value, loss in losses.items())
+        worst = max(losses.values()) / middle
+        lines.append(_row(f"{workload}, {optimizer}()", [kind, cells, _ratio(worst)]))
+    return "\n".join(lines)
+
+
+SECTIONS: dict[str, Callable[[Scores], str]] = {
+    "Summary": summary,
+    "Workloads": details,
+    "Best settings": best_settings,
+    "Against methods without a learning rate": wins,
+    "Steps to target": steps,
+    "Time": seconds,
+    "Failures": failures,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the report of a suite and draws its pictures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=str(__doc__).partition("\n")[0]
+    )
+    parser.add_argument("--suite", choices=SUITES, default="confirmation")
+    parser.add_argument("--table", action="store_true", help="only the table of the README")
+    parser.add_argument("--results", type=pathlib.Path, default=records.RESULTS, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    scores = load(options.suite, options.results)
+    if not scores.records:
+        print(f"no records of {options.suite} in {options.results}", file=sys.stderr)
+        return 1
+    if options.table:
+        print(table(scores))
+    elif options.suite.endswith("robustness"):
+        print(robustness(scores))
+    else:
+        for title, section in SECTIONS.items():
+            print(f"## {title}\n\n{section(scores)}\n")
+        from benchmarks import pictures  # Slow to import, and only needed here.
+
+        for path in pictures.draw(scores, options.results, options.suite):
+            print(f"![{path.stem}]({path.name})")
+    return 0
+
+
+def _single_best_peer(scores: Scores) -> Entry | None:
+    """The peer with the lowest geometric mean among those that never failed."""
+    means = {peer: geometric_mean(scores.ratios(peer)) for peer in scores.peers}
+    finite = {peer: mean for peer, mean in means.items() if math.isfinite(mean)}
+    return min(finite, key=finite.__getitem__) if finite else None
+
+
+def _worst(ratios: np.ndarray) -> float:
+    return float(ratios.max()) if len(ratios) else math.nan
+
+
+def _head(first: str, columns: Sequence[str]) -> list[str]:
+    return [_row(first, columns), "|---" * (len(columns) + 1) + "|"]
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    return "| " + " | ".join([first, *cells]) + " |"
+
+
+def _loss(loss: float) -> str:
+    return "–" if math.isnan(loss) else f"{loss:.4g}"
+
+
+def _ratio(ratio: float) -> str:
+    if math.isnan(ratio):
+        return "–"
+    return "∞" if math.isinf(ratio) else f"{ratio:.3f}"
+
+
+def _fraction(fraction: float) -> str:
+    if math.isnan(fraction):
+        return "–"
+    return "never" if math.isinf(fraction) else f"{fraction:.2f}"
+
+
+def _percent(fraction: float) -> str:
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Numbers computed from stored records: ratios, wins, steps to a target."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Record = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """A line of the report.
+
+    Attributes:
+      label: what a reader sees.
+      optimizer: its name in the records.
+      result: whether its parameters ("last") or its "readout" are judged.
+      decayed: whether settings with weight decay are among those that are chosen from.
+    """
+
+    label: str
+    optimizer: str
+    result: str
+    decayed: bool = True
+
+
+REFERENCE = Entry("AdamW, cosine, tuned", "adam_cosine", "last")
+UNDECAYED = Entry("Adam, cosine, tuned", "adam_cosine", "last", decayed=False)
+AVERAGED = Entry("Adam, constant, averaged, tuned", "adam_constant", "readout")
+TUNED = (
+    REFERENCE,
+    UNDECAYED,
+    Entry("Adam, constant, tuned", "adam_constant", "last"),
+    AVERAGED,
+    Entry("SGD, cosine, tuned", "sgd_cosine", "last"),
+    Entry("SGD, constant, averaged, tuned", "sgd_constant", "readout"),
+    Entry("Muon, cosine, tuned", "muon_cosine", "last"),
+)
+
+
+class Scores:
+    """The records of a suite, by workload and entry; tuned methods at their best setting."""
+
+    def __init__(self, records: Iterable[Record]):
+        self.records = list(records)
+        self.workloads = list(dict.fromkeys(record["workload"] for record in self.records))
+        kinds = {record["optimizer"]: record["kind"] for record in self.records}
+        ours = [name for name, kind in kinds.items() if kind == "ours"]
+        self.ours = [Entry(f"{name}()", name, result_of_ours(name)) for name in ours]
+        self.ours_last = [
+            Entry(f"{entry.label}, parameters", entry.optimizer, "last")
+            for entry in self.ours
+            if entry.result == "readout"
+        ]
+        self.tuned = [entry for entry in TUNED if entry.optimizer in kinds]
+        self.peers = [
+            Entry(name, name, "readout" if self._has_readout(name) else "last")
+            for name, kind in kinds.items()
+            if kind == "peer"
+        ]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [*self.tuned, *self.ours, *self.ours_last, *self.peers]
+
+    def settings(self, workload: str, optimizer: str) -> list[Record]:
+        """All records of an optimizer on a workload."""
+        return [
+            record
+            for record in self.records
+            if (record["workload"], record["optimizer"]) == (workload, optimizer)
+        ]
+
+    def best(self, workload: str, entry: Entry) -> Record | None:
+        """The record with the lowest median; of untuned methods there is only one."""
+        candidates = [
+            record
+            for record in self.settings(workload, entry.optimizer)
+            if entry.decayed or not record["setting"].get("weight_decay")
+        ]
+        if not candidates:
+            return None
+        return min(candidates, key=lambda record: median(record, entry.result))
+
+    def loss(self, workload: str, entry: Entry) -> float:
+        """Median over the seeds; infinity for a failure, NaN where nothing was run."""
+        record = self.best(workload, entry)
+        return math.nan if record is None else median(record, entry.result)
+
+    def ratio(self, workload: str, entry: Entry, to: Entry = REFERENCE) -> float:
+        """Loss over that of another entry."""
+        return self.loss(workload, entry) / self.loss(workload, to)
+
+    def ratios(self, entry: Entry, to: Entry = REFERENCE) -> np.ndarray:
+        """Over the workloads that were run with both."""
+        ratios = np.array([self.ratio(workload, entry, to) for workload in self.workloads])
+        return ratios[~np.isnan(ratios)]
+
+    def wins(self, entry: Entry, against: Sequence[Entry]) -> float:
+        """Fraction of pairs of workload and seed in which the loss is below all the others'."""
+        won = []
+        for workload in self.workloads:
+            record = self.best(workload, entry)
+            others = [self.best(workload, other) for other in against]
+            if record is None or any(other is None for other in others):
+                continue
+            own = by_seed(record, entry.result)
+            rivals = [
+                by_seed(other, rival.result)
+                for other, rival in zip(others, against, strict=True)
+                if other is not None
+            ]
+            won += [
+                loss < min(rival.get(seed, math.nan) for rival in rivals)
+                for seed, loss in own.items()
+                if all(seed in rival for rival in rivals)
+            ]
+        return float(np.mean(won)) if won else math.nan
+
+    def steps_to_target(self, workload: str, entry: Entry) -> float:
+        """Fraction of the run until the median curve reaches the reference's final loss.
+
+        Infinity where it never does, NaN where there is no reference or no run.
+        """
+        record, target = self.best(workload, entry), self.loss(workload, REFERENCE)
+        if record is None or math.isnan(target):
+            return math.nan
+        if record["failure"] is not None:
+            return math.inf
+        for number, loss in enumerate(record["curves"][entry.result], 1):
+            if loss is not None and loss <= target:
+                return number * record["every"] / record["steps"]
+        return math.inf
+
+    def profile(self, entries: Sequence[Entry]) -> dict[Entry, np.ndarray]:
+        """Ratios to the best of the entries, sorted, over workloads that all were run on."""
+        losses = np.array([[self.loss(w, entry) for entry in entries] for w in self.workloads])
+        losses = losses[~np.isnan(losses).any(1)]
+        ratios = losses / losses.min(1, keepdims=True)
+        return {entry: np.sort(ratios[:, number]) for number, entry in enumerate(entries)}
+
+    def _has_readout(self, optimizer: str) -> bool:
+        return any(
+            "readout" in record.get("curves", ())
+            for record in self.records
+            if record["optimizer"] == optimizer
+        )
+
+
+def result_of_ours(name: str) -> str:
+    """With a decay at the end the parameters are the result, otherwise what is read out."""
+    return "last" if name.endswith("+decay") else "readout"
+
+
+def by_seed(record: Record, result: str) -> dict[int, float]:
+    """Final losses; infinity for those that are not finite."""
+    if record["failure"] is not None:
+        return dict.fromkeys(record["seeds"], math.inf)
+    return {
+        seed: math.inf if loss is None else loss
+        for seed, loss in zip(record["seeds"], record[result], strict=True)
+    }
+
+
+def median(record: Record, result: str) -> float:
+    """Median over the seeds, infinity where most of them failed."""
+    return float(np.median(list(by_seed(record, result).values())))
+
+
+def geometric_mean(ratios: np.ndarray) -> float:
+    return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) else math.nan

@@ -1,0 +1,98 @@
+"""The problems, in two disjoint sets that were fixed before anything was tuned.
+
+*development* is what the method may be changed for. *confirmation* shares no data with it
+and is only read for the report. The robustness suites vary batch size, scale of the loss
+and of the initial parameters on a few problems of either set.
+"""
+
+import functools
+
+from benchmarks.workloads import images, science, tables, texts
+from benchmarks.workloads.workload import VARIATIONS, Workload
+
+MAKERS = images.MAKERS | texts.MAKERS | tables.MAKERS | science.MAKERS
+
+_DEVELOPMENT = (
+    "mnist1d_mlp",
+    "mnist1d_tanh",
+    "mnist1d_cnn",
+    "mnist1d_continual",
+    "diamonds_price",
+    "diamonds_cut",
+    "fashion_mlp",
+    "fashion_cnn_bn",
+    "fashion_autoencoder",
+    "bible_transformer",
+    "bible_gru",
+    "oscillator_pinn",
+)
+_CONFIRMATION = (
+    "digits_mlp",
+    "mnist_mlp",
+    "mnist_softmax",
+    "digits_cnn",
+    "digits_resnet_bn",
+    "mnist_resnet",
+    "digits_vit",
+    "mnist_vae",
+    "digits_bad_init",
+    "digits_deep_linear",
+    "digits_continual",
+    "wages_mlp",
+    "churn_mlp",
+    "flights_embedding",
+    "tumours_posterior",
+    "poisson_pinn",
+    "cart_pole",
+    *(f"austen_gru{horizon}" for horizon in ("", "@horizon=4", "@horizon=16")),
+    *(f"austen_transformer{horizon}" for horizon in ("", "@horizon=4", "@horizon=16")),
+)
+_VARIATIONS = (
+    "",
+    *(f"@batch={size}" for size in (16, 256, 1024)),
+    *(f"@loss={scale}" for scale in ("0.001", "1000")),
+    *(f"@init={scale}" for scale in ("0.25", "4")),
+)
+
+SUITES = {
+    "smoke": ("diabetes_linear", "mnist1d_tanh"),
+    "development": _DEVELOPMENT,
+    "development-robustness": tuple(
+        base + variation for base in ("mnist1d_mlp", "diamonds_cut") for variation in _VARIATIONS
+    ),
+    "confirmation": _CONFIRMATION,
+    "confirmation-robustness": tuple(
+        base + variation
+        for base in ("digits_mlp", "mnist_mlp", "wages_mlp")
+        for variation in _VARIATIONS
+    ),
+}
+
+
+@functools.cache
+def load(name: str) -> Workload:
+    """The problem called `name`, such as ``digits_mlp`` or ``digits_mlp@batch=256``.
+
+    Raises:
+      ValueError: there is none; the message lists what there is.
+      MissingDataError: its data are not installed.
+    """
+    base, variations = parse(name)
+    workload = MAKERS[base]()
+    for what, factor in variations:
+        workload = workload.vary(what, factor)
+    return workload
+
+
+def parse(name: str) -> tuple[str, list[tuple[str, float]]]:
+    """Splits a name into the base and its variations; raises ValueError for unknown ones."""
+    base, *variations = name.split("@")
+    if base not in MAKERS:
+        raise ValueError(f"unknown workload {base!r}; known are {', '.join(sorted(MAKERS))}")
+    parsed = []
+    for variation in variations:
+        what, _, factor = variation.partition("=")
+        if what not in VARIATIONS:
+            raise ValueError(f"unknown variation {what!r}; known are {', '.join(VARIATIONS)}")
+        parsed.append((what, float(factor)))
+    return base, parsed

@@ -1,0 +1,98 @@
+"""Tables: regression, classification, embeddings of categories, a Bayesian posterior."""
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import data
+from benchmarks.layers import Params, cross_entropy, mlp, mlp_init
+from benchmarks.workloads.workload import Workload, squared_error, supervised
+
+
+def regression(name, dataset, hidden, *, steps) -> Workload:
+    sizes = (dataset.train[0].shape[-1], *hidden, 1)
+    return supervised(
+        name,
+        dataset,
+        lambda key: mlp_init(key, sizes),
+        lambda params, x: mlp(params, x, jax.nn.gelu),
+        squared_error,
+        batch=64,
+        steps=steps,
+    )
+
+
+def classification(name, dataset, hidden, *, steps) -> Workload:
+    sizes = (dataset.train[0].shape[-1], *hidden, dataset.classes)
+    return supervised(
+        name,
+        dataset,
+        lambda key: mlp_init(key, sizes),
+        lambda params, x: mlp(params, x, jax.nn.silu),
+        cross_entropy,
+        batch=64,
+        steps=steps,
+    )
+
+
+def embeddings(name, dataset, width, *, steps) -> Workload:
+    """A table of vectors per category, whose gradient is zero in all rows that are not drawn."""
+    columns = dataset.train[0].shape[-1]
+    sizes = [int(max(part[0][:, c].max() for part in dataset[:2])) + 1 for c in range(columns)]
+
+    def init(key) -> Params:
+        keys = jax.random.split(key, columns + 1)
+        tables = {
+            f"column{c}": 0.1 * jax.random.normal(keys[c], (size, width))
+            for c, size in enumerate(sizes)
+        }
+        return {"tables": tables, "mlp": mlp_init(keys[-1], (columns * width, 32, 1))}
+
+    def apply(params, x):
+        parts = [params["tables"][f"column{c}"][x[:, c]] for c in range(columns)]
+        return mlp(params["mlp"], jnp.concatenate(parts, -1))
+
+    return supervised(name, dataset, init, apply, squared_error, batch=128, steps=steps)
+
+
+def posterior(name, dataset, *, steps) -> Workload:
+    """Variational inference: a mean-field normal for the weights of a logistic regression.
+
+    The prior is standard normal. The loss is the negative evidence bound per row, with one
+    sample of the weights per step; what is reported has many, on all rows.
+    """
+    rows, columns = dataset.train[0].shape
+
+    def init(key) -> Params:
+        mean = 0.1 * jax.random.normal(key, (columns + 1,))
+        return {"mean": mean, "log_scale": jnp.full(columns + 1, -2.0)}
+
+    def loss(params, batch, key, samples=1):
+        mean, log_scale = params["mean"], params["log_scale"]
+        weights = mean + jnp.exp(log_scale) * jax.random.normal(key, (samples, columns + 1))
+        logits = batch[0] @ weights[:, 1:].T + weights[:, 0]
+        fit = jnp.mean(jax.nn.softplus(logits) - batch[1][:, None] * logits)
+        divergence = jnp.sum(0.5 * (mean**2 + jnp.exp(2.0 * log_scale) - 1.0) - log_scale)
+        return fit + divergence / rows
+
+    def evaluate(params, held_out):
+        return loss(params, held_out, jax.random.key(0), samples=256)
+
+    return Workload(
+        name, init, loss, dataset.train, dataset.train, batch=64, steps=steps, evaluate=evaluate
+    )
+
+
+MAKERS = {
+    # development
+    "diamonds_price": lambda: regression("diamonds_price", data.diamonds(), (64, 64), steps=2000),
+    "diamonds_cut": lambda: classification(
+        "diamonds_cut", data.diamonds_cut(), (64, 64), steps=400
+    ),
+    # confirmation
+    "wages_mlp": lambda: regression("wages_mlp", data.wages(), (64, 64), steps=1000),
+    "churn_mlp": lambda: classification("churn_mlp", data.churn(), (32, 32), steps=400),
+    "flights_embedding": lambda: embeddings("flights_embedding", data.flights(), 8, steps=1000),
+    "tumours_posterior": lambda: posterior("tumours_posterior", data.tumours(), steps=600),
+    # smoke
+    "diabetes_linear": lambda: regression("diabetes_linear", data.diabetes(), (), steps=100),
+}

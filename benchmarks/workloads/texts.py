@@ -1,0 +1,70 @@
+"""Characters: a recurrent network and a pre-norm transformer."""
+
+import jax
+
+from benchmarks import data
+from benchmarks.layers import (
+    Params,
+    block,
+    block_init,
+    cross_entropy,
+    dense,
+    dense_init,
+    gru,
+    gru_init,
+    layer_norm,
+    lecun,
+    norm_init,
+)
+from benchmarks.workloads.workload import Workload, supervised
+
+
+def transformer(name, dataset, width, blocks, *, batch, steps) -> Workload:
+    window = dataset.train[0].shape[-1]
+
+    def init(key) -> Params:
+        keys = jax.random.split(key, blocks + 3)
+        params = {
+            "characters": 0.02 * jax.random.normal(keys[0], (dataset.classes, width)),
+            "places": 0.02 * jax.random.normal(keys[1], (window, width)),
+            "norm": norm_init(width),
+            "readout": dense_init(keys[2], width, dataset.classes, lecun),
+        }
+        return params | {f"block{n}": block_init(keys[n + 3], width) for n in range(blocks)}
+
+    def apply(params, x):
+        x = params["characters"][x] + params["places"][None]
+        for number in range(blocks):
+            x = block(params[f"block{number}"], x, heads=4, causal=True)
+        return dense(params["readout"], layer_norm(params["norm"], x))
+
+    return supervised(name, dataset, init, apply, cross_entropy, batch=batch, steps=steps)
+
+
+def recurrent(name, dataset, width, *, batch, steps) -> Workload:
+    def init(key) -> Params:
+        keys = jax.random.split(key, 3)
+        return {
+            "characters": jax.random.normal(keys[0], (dataset.classes, width)),
+            "gru": gru_init(keys[1], width, width),
+            "readout": dense_init(keys[2], width, dataset.classes, lecun),
+        }
+
+    def apply(params, x):
+        return dense(params["readout"], gru(params["gru"], params["characters"][x]))
+
+    return supervised(name, dataset, init, apply, cross_entropy, batch=batch, steps=steps)
+
+
+MAKERS = {
+    # development
+    "bible_transformer": lambda: transformer(
+        "bible_transformer", data.bible(), 32, 2, batch=16, steps=800
+    ),
+    "bible_gru": lambda: recurrent("bible_gru", data.bible(), 48, batch=16, steps=400),
+    # confirmation
+    "austen_transformer": lambda: transformer(
+        "austen_transformer", data.austen(), 32, 2, batch=8, steps=250
+    ),
+    "austen_gru": lambda: recurrent("austen_gru", data.austen(), 48, batch=8, steps=250),
+}
