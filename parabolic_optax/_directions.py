@@ -179,7 +179,8 @@ def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) ->
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
     k = 2 * (count // _LONG) + 1
-    weight = jnp.where(count % k == 0, k * _tree.polynomial_weight(count, power), 0.0)
+    share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
+    weight = jnp.where(count % k == 0, share, 0.0)
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )

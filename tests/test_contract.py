@@ -31,6 +31,7 @@ def test_every_row_says_what_it_promises():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.skipif(not RECORD.exists(), reason="not stored yet: python -m tests.contract --out")
 def test_stored_record_is_of_these_rows_and_holds_no_failure_of_ours():
     record = json.loads(RECORD.read_text("utf-8"))
     stored = {(row["group"], row["name"]) for row in record["rows"]}

@@ -17,6 +17,9 @@ from tests.problems import matrix_loss, matrix_params
 
 Loss = Callable[[Any], jax.Array]
 
+# Steps enough for ours to have moved far beyond the resolution of float32.
+SOME = 12
+
 
 def step_with(optimizer: Any, loss: Loss = matrix_loss) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One training step. It passes all that any peer asks for, so that none fails for that."""
@@ -44,14 +47,14 @@ def train(step: Any, params: Any, state: Any, steps: int) -> tuple[Any, Any]:
 
 
 @functools.cache
-def after(make: Make, steps: int = 5) -> tuple[Any, Any]:
+def after(make: Make, steps: int = SOME) -> tuple[Any, Any]:
     """Parameters and state after a few steps on the matrix problem."""
     if steps == 0:
         return matrix_params(), make().init(matrix_params())
     return step_of(make)(*after(make, steps - 1))
 
 
-def trained(optimizer: Any, steps: int = 5, params: Any = None) -> tuple[Any, Any]:
+def trained(optimizer: Any, steps: int = SOME, params: Any = None) -> tuple[Any, Any]:
     """The same for another optimizer, compiled anew."""
     params = matrix_params() if params is None else params
     return train(jax.jit(step_with(optimizer)), params, optimizer.init(params), steps)
@@ -114,6 +117,17 @@ def assert_close(a: Any, b: Any, rtol: float = 1e-4, atol: float = 1e-6) -> None
         a,
         b,
     )
+
+
+def assert_same_run(got: Any, expected: Any, start: Any = None, tolerance: float = 0.05) -> None:
+    """Whether two runs from the same start came to the same place, measured by their way."""
+    start = matrix_params() if start is None else start
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for leaves in zip(*map(jax.tree.leaves, (got, expected, start)), strict=True):
+        a, b, origin = (np.asarray(leaf, np.float64) for leaf in leaves)
+        way, miss = np.max(np.abs(b - origin), initial=0.0), np.max(np.abs(a - b), initial=0.0)
+        assert way > 0.0 or not a.size, "a leaf did not move"
+        assert miss <= tolerance * way, f"{miss:.1e} apart after a way of {way:.1e}"
 
 
 def assert_finite(tree: Any) -> None:

@@ -1,5 +1,7 @@
 """Whatever JAX does to a training step, and the number types it runs in."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,12 @@ import optax
 
 from tests.contract.row import Make, Rows
 from tests.contract.training import (
+    SOME,
     after,
-    assert_close,
     assert_finite,
     assert_moved,
+    assert_same,
+    assert_same_run,
     assert_same_types,
     raise_or_excuse,
     step_of,
@@ -43,8 +47,8 @@ def stable_state(make: Make) -> None:
 def jit(make: Make) -> None:
     """`jit` changes nothing"""
     params = matrix_params()
-    eager = train(step_with(make()), params, make().init(params), 2)
-    assert_close(eager[0], after(make, 2)[0], 1e-6)
+    eager = train(step_with(make()), params, make().init(params), 3)
+    assert_same_run(eager[0], after(make, 3)[0])
 
 
 @ROWS()
@@ -55,10 +59,10 @@ def scan(make: Make) -> None:
 
     @jax.jit
     def run(carry):
-        carry, _ = jax.lax.scan(lambda carry, _: (step(*carry), None), carry, None, 3)
-        return jax.lax.fori_loop(0, jnp.int32(2), lambda _, carry: step(*carry), carry)
+        carry, _ = jax.lax.scan(lambda carry, _: (step(*carry), None), carry, None, SOME - 4)
+        return jax.lax.fori_loop(0, jnp.int32(4), lambda _, carry: step(*carry), carry)
 
-    assert_close(run(initial)[0], after(make, 5)[0], 1e-5)
+    assert_same_run(run(initial)[0], after(make)[0])
 
 
 @ROWS()
@@ -70,19 +74,21 @@ def cond(make: Make) -> None:
     def run(carry, go):
         return jax.lax.cond(go, lambda carry: step(*carry), lambda carry: carry, carry)
 
-    start = after(make, 1)
-    assert_close(run(start, False)[0], start[0], 0.0, 0.0)
-    assert_close(run(start, True)[0], after(make, 2)[0], 1e-6)
+    start = after(make)
+    assert_same(run(start, False), start)
+    assert_same_run(run(start, True)[0], after(make, SOME + 1)[0], start[0])
 
 
 @ROWS()
 def vmap(make: Make) -> None:
     """`vmap` over an ensemble whose members are at different steps"""
-    members = [after(make, 1), after(make, 3), after(make, 4)]
+    counts = (SOME - 4, SOME, SOME + 1)
+    members = [after(make, count) for count in counts]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     params, states = jax.jit(jax.vmap(step_with(make())))(*stacked)
-    for i, steps in enumerate((2, 4, 5)):
-        assert_close(jax.tree.map(lambda p: p[i], params), after(make, steps)[0], 1e-5)  # noqa: B023
+    for i, count in enumerate(counts):
+        own = jax.tree.map(operator.itemgetter(i), params)
+        assert_same_run(own, after(make, count + 1)[0], members[i][0])
     assert jax.tree.structure(states) == jax.tree.structure(members[0][1])
 
 
@@ -90,8 +96,8 @@ def vmap(make: Make) -> None:
 def checkpoint(make: Make) -> None:
     """`checkpoint` of the loss and of the step"""
     step = step_with(make(), jax.checkpoint(matrix_loss))
-    params, _ = jax.jit(jax.checkpoint(step))(*after(make, 1))
-    assert_close(params, after(make, 2)[0], 1e-6)
+    params, _ = jax.jit(jax.checkpoint(step))(*after(make))
+    assert_same_run(params, after(make, SOME + 1)[0], after(make)[0])
 
 
 @ROWS()
@@ -101,11 +107,11 @@ def donation(make: Make) -> None:
     # The start is copied, because the steps of the other rows are kept.
     carry = jax.tree.map(lambda x: jnp.array(x, copy=True), matrix_params())
     carry = carry, make().init(carry)
-    for _ in range(2):
+    for _ in range(SOME):
         before = [leaf for leaf in jax.tree.leaves(carry) if leaf.size]
         carry = step(*carry)
         assert all(leaf.is_deleted() for leaf in before), "a buffer was not donated"
-    assert_close(carry[0], after(make, 2)[0], 1e-6)
+    assert_same_run(carry[0], after(make)[0])
 
 
 @ROWS()
