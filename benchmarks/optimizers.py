@@ -25,7 +25,7 @@ class Optimizer(NamedTuple):
       setting: what it runs with; the tuner adds a rate.
       rates: grid of learning rates to start from, ascending by factors of two; empty for
         methods that run at their defaults.
-      decays: weight decays to try at the best rate.
+      decays: weight decays to try at the best rate, ascending.
       results: what the records are judged by: "last" (the parameters) and "readout".
       readout: from state and parameters to the parameters to evaluate.
       trace: from the state to named scalars to store along the run.
@@ -168,7 +168,7 @@ def _tuned(name: str, build, centre: float) -> tuple[Optimizer, Optimizer]:
     constant, cosine = ({"cosine": shape, "weight_decay": 0.0} for shape in (0.0, 1.0))
     return (
         common._replace(name=f"{name}_constant", setting=constant, results=("last", "readout")),
-        common._replace(name=f"{name}_cosine", setting=cosine, decays=(0.01, 0.1)),
+        common._replace(name=f"{name}_cosine", setting=cosine, decays=(0.0, 0.01, 0.1)),
     )
 
 

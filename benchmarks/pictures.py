@@ -67,7 +67,7 @@ def _sensitivity(scores: Scores, workload: str, axis: Axes) -> None:
     losses = (scores.loss(workload, entry) for entry in scores.entries)
     best = min((loss for loss in losses if math.isfinite(loss)), default=None)
     if best is not None:
-        axis.set_ylim(0.95 * best, 2.5 * best)
+        axis.set_ylim(0.95 * best, 1.8 * best)
 
 
 def _step_size(scores: Scores, workload: str, axis: Axes) -> None:

@@ -29,7 +29,7 @@ from benchmarks import optimizers, records, workloads
 from benchmarks.data import MissingDataError
 from benchmarks.optimizers import Optimizer, Setting
 from benchmarks.training import Trainer
-from benchmarks.tuning import tune
+from benchmarks.tuning import climb, tune
 
 _MAIN = ("parabolic_adam", "parabolic_sgd")
 _STEPS = tuple(f"{name}@initial_step={step}" for name in _MAIN for step in
@@ -48,7 +48,9 @@ SUITES = {
     "smoke": Suite((*_MAIN, "adam_constant", "adam_cosine", "prodigy"), 0, 1),
     "development": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "development-robustness": Suite((*_MAIN, *_STEPS), 0, 3),
+    "development-moving": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
+    "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 3),
 }
 
@@ -71,9 +73,13 @@ class Runner:
             return self.measure(optimizer, {**optimizer.setting, "rate": rate})
 
         best = tune(optimizer.rates, optimizer.results, measure)
-        for decay in optimizer.decays:
-            setting = {**optimizer.setting, "rate": best, "weight_decay": decay}
-            self.measure(optimizer, setting)
+        if optimizer.decays:
+
+            def decayed(decay: float) -> float:
+                setting = {**optimizer.setting, "rate": best, "weight_decay": decay}
+                return self.measure(optimizer, setting)[optimizer.results[0]]
+
+            climb(optimizer.decays, decayed)
 
     def measure(self, optimizer: Optimizer, setting: Setting) -> dict[str, float]:
         """Median final losses by name, infinity for failures; of the record, if there is one."""

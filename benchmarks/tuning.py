@@ -1,8 +1,9 @@
-"""The search for the best learning rate of a method that has one."""
+"""The search for the best learning rate and weight decay of a method that has them."""
 
 from collections.abc import Callable, Mapping
 
 MOST_EXTENSIONS = 8
+MOST_DECAYS = 3
 
 
 def tune(
@@ -33,3 +34,13 @@ def tune(
             beyond = rate / 2.0 if rate == min(measured) else rate * 2.0
             measured[beyond] = measure(beyond)
     return best(results[0])
+
+
+def climb(decays: tuple[float, ...], measure: Callable[[float], float]) -> None:
+    """Measures weight decays, and ten times the largest as long as that is the best."""
+    measured = {decay: measure(decay) for decay in decays}
+    for _ in range(MOST_DECAYS):
+        largest = max(measured)
+        if min(measured, key=measured.__getitem__) != largest:
+            return
+        measured[10.0 * largest] = measure(10.0 * largest)
