@@ -59,7 +59,7 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
 
 
 def eval_params(state: Any, params: Any) -> Any:
-    """Averaged parameters for evaluation: the mean over the last seventh of the run.
+    """Averaged parameters for evaluation: the mean over the last tenth of the run.
 
     The parameters themselves are always usable; their mean is better, because it does not
     carry the noise of the last steps. For a program that holds batch statistics or the like
@@ -89,7 +89,7 @@ def eval_params(state: Any, params: Any) -> Any:
         if link.tail is None:
             raise ValueError(
                 "this optimizer keeps no averaged parameters (tail_power=None): use the"
-                " parameters themselves, or construct it with tail_power=6."
+                " parameters themselves, or construct it with tail_power=9."
             )
         params = _replace(params, link.tail)
     return params

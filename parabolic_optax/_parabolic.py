@@ -19,7 +19,7 @@ def parabolic(
     per: Per = "tensor",
     pooling: float = 1.0,
     initial_step: float = 1e-6,
-    tail_power: float | None = 6.0,
+    tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
@@ -55,8 +55,8 @@ def parabolic(
         scale does not depend on the gradient's, such as Adam's and Muon's. Raw gradients
         differ in scale from tensor to tensor and want less; :func:`parabolic_sgd` takes 0.75.
       initial_step: step size of the first step, before the search for the scale.
-      tail_power: power of the averaged parameters kept for :func:`eval_params`; 6 is the
-        mean over the last seventh. None keeps none; the step size then suits the parameters
+      tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
+        mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
 
     Returns:
@@ -108,7 +108,7 @@ def parabolic_adam(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 6.0,
+    tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
@@ -157,7 +157,7 @@ def parabolic_adamw(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 6.0,
+    tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate.
 
@@ -209,7 +209,7 @@ def parabolic_sgd(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 6.0,
+    tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent with momentum, without a learning rate.
 
@@ -264,7 +264,7 @@ def parabolic_muon(
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
-    tail_power: float | None = 6.0,
+    tail_power: float | None = 9.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 

@@ -142,7 +142,7 @@ def test_metrics_with_another_granularity():
 def test_no_averages_kept(name):
     params = matrix_params()
     state = OPTIMIZERS[name](tail_power=None).init(params)
-    with pytest.raises(ValueError, match=r"tail_power=None.*tail_power=6"):
+    with pytest.raises(ValueError, match=r"tail_power=None.*tail_power=9"):
         po.eval_params(state, params)
 
 

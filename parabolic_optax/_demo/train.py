@@ -82,7 +82,7 @@ def train(
         params, state, curves = _advance(
             graphdef, contender.transformation, ours, params, state, train_set, rows
         )
-        # Ours is read out as its users are told to: at the mean over the last seventh.
+        # Ours is read out as its users are told to: at the mean over the last tenth.
         final = po.eval_params(state, params) if ours else params
         run.extend(curves, *_evaluate(graphdef, final, held_out))
         run.seconds = time.perf_counter() - start
