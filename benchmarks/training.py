@@ -121,6 +121,9 @@ class Trainer:
             made = optimizer.build(setting, workload.steps)
             return optax.with_extra_args_support(made)
 
+        # Some packages create arrays when they are imported, which must not happen while tracing.
+        transformation(setting)
+
         @jax.jit
         def init(setting, params):
             return transformation(setting).init(params)
