@@ -89,7 +89,7 @@ def step_multiplicative(
     initial_step: float = 1e-6,
     growth: float = 3.0,
     decline: float = 1.0,
-    max_rate: float = 0.1,
+    max_rate: float = 0.05,
     brake: float = 0.1,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:

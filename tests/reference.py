@@ -100,7 +100,7 @@ def trace(
     initial_step=1e-6,
     growth=3.0,
     decline=1.0,
-    max_rate=0.1,
+    max_rate=0.05,
     brake=0.1,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""
