@@ -9,6 +9,9 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Secants, link
 
+# Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
+_STIFFEST = 3.0
+
 
 class Pairs(NamedTuple):
     """k orthonormal directions with their images, in the notation of :class:`Secants`.
@@ -266,8 +269,11 @@ def track_secants(
             jax.tree.map(lambda x: per_length.astype(x.dtype) * x, tree) for tree in (step, rise)
         )
         pairs = _tree.where(usable, insert(state.pairs, unit, slope, tolerance), state.pairs)
-        stretch = jnp.where(usable, jnp.sqrt(_tree.dot(slope, slope)), state.stretch)
-        stretch = jnp.where(stretch > 0.0, stretch, state.stretch)
+        size, along = jnp.sqrt(_tree.dot(slope, slope)), jnp.abs(_tree.dot(slope, unit))
+        # |y|^2 / |s.y| is a curvature that favours the stiff directions; it has no bound
+        # where the secant sees no curvature along itself.
+        stretch = size * jnp.minimum(size / jnp.where(along > 0.0, along, 1.0), _STIFFEST)
+        stretch = jnp.where(usable & (along > 0.0), stretch, state.stretch)
 
         forward = finite & kept
         new = TrackSecantsState(

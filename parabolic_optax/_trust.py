@@ -83,8 +83,8 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
     With eigenpairs :math:`(\lambda_i, e_i)` of the span, slopes :math:`c_i`, and the
     gradient :math:`r = g - \sum_i (c_i / \lambda_i) H e_i` predicted after the step in the
     span, the model has one more direction: :math:`r_\perp`, the part of r outside the span.
-    The curvature along it is unknown; it is taken as the newest secant's :math:`|y|/|s|`,
-    after the step in the span has been adapted to it (a Schur complement). Couplings
+    The curvature along it is unknown; it is taken as the newest secant's, after the step in
+    the span has been adapted to it (a Schur complement). Couplings
     :math:`e_i \cdot H r_\perp` are known from the images. The step minimises this model
     within the radius.
 

@@ -77,7 +77,7 @@ class Secants(NamedTuple):
       matrix: W Q^T as [Q_i . W_j], float of shape [k, k]; symmetric on a quadratic.
       frame: orthonormal coefficients over the rows of Q, newest displacement first; row i
         lies in the span of the newest i + 1 displacements; float of shape [k, k].
-      stretch: length of the newest gradient change over that of its displacement, which
+      stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 3 |y| / |s|, which
         stands for the curvature outside the span; scalar.
       gradient: gradient at the base point; like the parameters.
       recoil: base point minus parameters, zero unless the last step was taken back.

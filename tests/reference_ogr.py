@@ -75,7 +75,8 @@ class Ogr:
         if actual <= 0.0:
             self.base, self.gradient = point, gradient
         self.pairs.insert(0, (step, rise))
-        self.stretch = np.linalg.norm(rise) / moved
+        size, along = np.linalg.norm(rise) / moved, abs(rise @ step) / moved**2
+        self.stretch = size * min(size / along, 3.0)
         return self.base + self.step()
 
     def step(self):
