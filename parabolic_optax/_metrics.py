@@ -32,8 +32,9 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       and ``skipped`` is the largest.
 
       For :func:`ogr` they are ``radius``, ``noise`` (asymmetry of the Hessian over its size),
-      ``count``, ``skipped`` and ``returned`` (steps taken back), and one value per direction
-      of ``eigenvalues`` and ``extremum``, the distance to it along each eigenvector.
+      ``count``, ``skipped``, ``returned`` (steps taken back) and ``second_order`` (1 while
+      such steps are made, 0 while noise forbids them), and one value per direction of
+      ``eigenvalues`` and ``extremum``, the distance to it along each eigenvector.
 
     Raises:
       ValueError: the state holds none of this package's links, or was made with another `per`.

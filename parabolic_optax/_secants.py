@@ -9,6 +9,13 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Secants, link
 
+# The gate closes when noise is more than this fraction of a squared gradient change.
+_TOLERATED_NOISE = 0.04
+# Weight of the newest step in the doubt that moves the gate.
+_DOUBT_WEIGHT = 0.2
+# The second probe; later ones follow at twice the number of samples.
+_SECOND_PROBE = 64
+
 # Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
 _STIFFEST = 3.0
 
@@ -53,6 +60,10 @@ class TrackSecantsState(NamedTuple):
       base: the base point, parameters of the last step that was kept.
       gradient: the gradient there.
       stretch: curvature scale outside the span.
+      probing: whether the last step was a probe, bool scalar.
+      next_probe: number of the sample at which the next probe is due, int32 scalar.
+      noise: squared difference of two gradients at one point, from the last probe.
+      doubt: running mean of noise over squared gradient change.
       count: number of samples taken, int32 scalar.
       returned: number of steps that were taken back, int32 scalar.
       skipped: number of steps whose gradient was not finite, int32 scalar.
@@ -62,17 +73,31 @@ class TrackSecantsState(NamedTuple):
     base: Any
     gradient: Any
     stretch: jax.Array
+    probing: jax.Array
+    next_probe: jax.Array
+    noise: jax.Array
+    doubt: jax.Array
     count: jax.Array
     returned: jax.Array
     skipped: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
-        return {"count": self.count, "skipped": self.skipped, "returned": self.returned}
+        return {
+            "count": self.count,
+            "skipped": self.skipped,
+            "returned": self.returned,
+            "second_order": self.reliable.astype(self.doubt.dtype),
+        }
 
     def restart(self) -> "TrackSecantsState":
         rank = self.pairs.frame.shape[0]
         zero = jnp.zeros_like(self.count)
-        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero)
+        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero, next_probe=zero + 1)
+
+    @property
+    def reliable(self) -> jax.Array:
+        """Whether the gradients are accurate enough for second-order steps, bool scalar."""
+        return self.doubt <= _TOLERATED_NOISE
 
 
 def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
@@ -182,7 +207,7 @@ def _add_outer(rows: Any, coefficients: jax.Array, vector: Any) -> Any:
 
 
 def track_secants(
-    rank: int = 10, *, tolerance: float = 1e-2
+    rank: int = 10, *, tolerance: float = 1e-3, probe: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the span of the newest displacements, and the gradient changes along it.
 
@@ -199,9 +224,15 @@ def track_secants(
     rule). After an increase the next step starts from the base point again, and the pair
     is kept.
 
+    Noise is measured by probes: a step of length zero gives a second gradient at the same
+    point, and the difference of the two is noise and nothing else. It is exactly zero for a
+    deterministic loss. The first sample is a probe, and then number 64, 128, 256 and so on.
+    The record is marked unreliable while the squared noise is more than 4 % of |y|^2.
+
     Args:
       rank: k, largest number of directions, static.
       tolerance: a unit displacement adds a direction if its part outside the span is longer.
+      probe: whether to ask for probes; without them gradients are taken to be exact.
 
     Returns:
       A link from gradients to :class:`Secants`. State: 2k + 2 buffers like the parameters,
@@ -238,7 +269,11 @@ def track_secants(
             base=base,
             gradient=jax.tree.map(jnp.zeros_like, base),
             stretch=jnp.zeros([], _tree.real_type(base)),
-            count=zero,
+            probing=jnp.array(False),
+            next_probe=zero + (1 if probe else jnp.iinfo(jnp.int32).max),
+            noise=jnp.zeros([], _tree.real_type(base)),
+            doubt=jnp.zeros([], _tree.real_type(base)),
+            count=zero + 0,
             returned=zero + 0,
             skipped=zero + 0,
         )
@@ -259,7 +294,7 @@ def track_secants(
         rise = _tree.axpy(-1.0, state.gradient, gradient)
         moved = jnp.sqrt(_tree.dot(step, step))
         change = 0.5 * (_tree.dot(state.gradient, step) + _tree.dot(gradient, step))
-        kept = first | (change <= 0.0)
+        kept = first | (change <= 0.0) | ~state.reliable
 
         # A step of a few roundings of the parameters says nothing about the curvature.
         scale = jnp.sqrt(_tree.dot(point, point))
@@ -275,16 +310,24 @@ def track_secants(
         stretch = size * jnp.minimum(size / jnp.where(along > 0.0, along, 1.0), _STIFFEST)
         stretch = jnp.where(usable & (along > 0.0), stretch, state.stretch)
 
+        noise, doubt = _assess(state, _tree.dot(rise, rise), _tree.dot(gradient, gradient), moved)
+        count = state.count + 1
+        probing = kept & (count >= state.next_probe)
         forward = finite & kept
         new = TrackSecantsState(
             pairs=pairs,
             base=_tree.where(forward, point, state.base),
             gradient=_tree.where(forward, gradient, state.gradient),
             stretch=stretch,
-            count=state.count + jnp.where(finite, 1, 0),
-            returned=state.returned + jnp.where(finite & ~kept, 1, 0),
-            skipped=state.skipped + jnp.where(finite, 0, 1),
+            probing=probing,
+            next_probe=jnp.where(probing, jnp.maximum(_SECOND_PROBE, 2 * count), state.next_probe),
+            noise=noise,
+            doubt=doubt,
+            count=count,
+            returned=state.returned + jnp.where(kept, 0, 1),
+            skipped=state.skipped,
         )
+        new = _tree.where(finite, new, state._replace(skipped=state.skipped + 1))
         secants = Secants(
             directions=pairs.directions,
             images=pairs.images,
@@ -295,12 +338,29 @@ def track_secants(
             recoil=jax.tree.map(
                 lambda b, x: jnp.where(finite & ~kept, b - x, 0.0), new.base, point
             ),
-            moved=moved,
+            # Only a step that the model proposed can be held against it.
+            moved=jnp.where(state.reliable & ~state.probing, moved, 0.0),
             change=change,
             scale=scale,
             count=new.count,
+            probing=probing,
+            reliable=new.reliable,
             finite=finite,
         )
         return secants, new
 
     return link(init, update)
+
+
+def _assess(
+    state: TrackSecantsState, rise: jax.Array, square: jax.Array, moved: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Noise and doubt after a sample, from |g - g_b|^2, |g|^2 and the length of the step."""
+    still = moved == 0.0
+    measured = state.probing & still
+    noise = jnp.where(measured, rise, state.noise)
+    # Before there is a secant to compare with, the noise is compared with the gradient.
+    reference = jnp.where(measured, square, rise)
+    fraction = jnp.where(noise > 0.0, noise / jnp.where(reference > 0.0, reference, 1.0), 0.0)
+    weight = jnp.where(measured & (state.count <= 1), 1.0, jnp.where(still, 0.0, _DOUBT_WEIGHT))
+    return noise, state.doubt + weight * (fraction - state.doubt)

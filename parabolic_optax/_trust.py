@@ -121,16 +121,17 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
     ) -> tuple[Any, TrustRegionState]:
         del extra_args
         secants = updates.secants
-        first = secants.count <= 1
         start = initial_radius * jnp.where(secants.scale > 0.0, secants.scale, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
         floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
-        radius = radius_kernel(state.radius, state.predicted, secants.change, secants.moved)
-        radius = jnp.where(first & (state.radius == 0.0), start, jnp.maximum(radius, floor))
+        judged = radius_kernel(state.radius, state.predicted, secants.change, secants.moved)
+        radius = jnp.where(secants.moved > 0.0, jnp.maximum(judged, floor), state.radius)
+        radius = jnp.where(state.radius > 0.0, radius, start)
         with jax.default_matmul_precision("highest"):
             step, predicted = _minimise(updates, radius)
+        go = secants.finite & ~secants.probing
         moves = jax.tree.map(
-            lambda back, x, p: jnp.where(secants.finite, back + x, 0.0).astype(p.dtype),
+            lambda back, x, p: jnp.where(go, back + x, 0.0).astype(p.dtype),
             secants.recoil,
             step,
             params,

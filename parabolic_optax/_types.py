@@ -81,13 +81,15 @@ class Secants(NamedTuple):
         stands for the curvature outside the span; scalar.
       gradient: gradient at the base point; like the parameters.
       recoil: base point minus parameters, zero unless the last step was taken back.
-      moved: length of the last step, parameter units; scalar.
+      moved: length of the last step, parameter units; 0 if it was not the model's; scalar.
       change: change of the loss over it by the trapezoidal rule, from the two gradients
         alone, loss units; scalar.
       scale: length of the parameters, parameter units; scalar.
       count: number of the sample, 1 for the first; int32 scalar.
+      probing: whether the step must be zero, to measure the noise; bool scalar.
+      reliable: whether noise leaves enough of the gradient changes; bool scalar.
       finite: whether every gradient was finite; when it is False, the links keep their
-        state and `recoil` is the whole step; bool scalar.
+        state and the step is zero; bool scalar.
     """
 
     directions: Any
@@ -101,6 +103,8 @@ class Secants(NamedTuple):
     change: jax.Array
     scale: jax.Array
     count: jax.Array
+    probing: jax.Array
+    reliable: jax.Array
     finite: jax.Array
 
 

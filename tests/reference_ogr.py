@@ -51,7 +51,7 @@ def bounded_newton(slopes, curvatures, radius):
 
 
 class Ogr:
-    def __init__(self, rank, *, initial_radius=0.1, damping=0.3, tolerance=1e-2):
+    def __init__(self, rank, *, initial_radius=0.1, damping=0.3, tolerance=1e-3):
         self.rank, self.initial_radius = rank, initial_radius
         self.damping, self.tolerance = damping, tolerance
         self.pairs, self.base, self.radius, self.predicted = [], None, None, None

@@ -16,7 +16,7 @@ ALLOWED = {
     **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS},
     "_metrics": {"_types", "_tree"},
     "_parabolic": {"_types", "_tree", *ROLES},
-    "_ogr": {"_types", "_tree", *DIRECTIONS},
+    "_ogr": {"_types", "_tree", "_parabolic", *DIRECTIONS},
     "__init__": {"_types", "_metrics", "_parabolic", "_ogr", *ROLES, *DIRECTIONS},
 }
 OUTSIDE = {
