@@ -31,7 +31,7 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       ``partition`` into several optimizers of this package the scalars are means over them,
       and ``skipped`` is the largest.
 
-      For :func:`ogr` they are ``radius``, ``noise`` (asymmetry of the Hessian over its size),
+      For :func:`ogr` they are ``radius``, ``noise`` (relative asymmetry of the Hessian),
       ``count``, ``skipped``, ``returned`` (steps taken back) and ``second_order`` (1 while
       such steps are made, 0 while noise forbids them), and one value per direction of
       ``eigenvalues`` and ``extremum``, the distance to it along each eigenvector.

@@ -27,7 +27,7 @@ def ogr(
     base: optax.GradientTransformation | None = _ADAM,
     *,
     initial_radius: float = 0.1,
-    damping: float = 0.3,
+    damping: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Saddle-free Newton steps in a few directions; falls back to a base under noise.
 
@@ -53,10 +53,10 @@ def ogr(
     Returns:
       A transformation that needs ``update(grads, state, params)``. State: 2k + 2 buffers
       like the parameters, in at least float32, O(k^2) scalars, and the state of the
-      fallback (four buffers for Adam). A step with a gradient that is not finite changes
-      nothing and is counted. :func:`metrics` shows the eigenvalues, the distances to the
-      extremum along their eigenvectors, radius, noise, and whether second-order steps are
-      on.
+      fallback (four buffers for Adam). A gradient that is not finite is counted and left
+      out, and the step that led there is taken back. :func:`metrics` shows the eigenvalues,
+      the distances to the extremum along their eigenvectors, radius, noise, and whether
+      second-order steps are on.
 
     Raises:
       TypeError: `rank` is not an integer; a parameter is not of floating type.
@@ -104,12 +104,17 @@ def _gated(
     ) -> tuple[Any, GatedState]:
         second, newton_state = newton.update(updates, state.newton, params, **extra_args)
         first, fallback_state = fallback.update(updates, state.fallback, params, **extra_args)
-        tracker = newton_state[0]
+        before, tracker = _tracker(state.newton), _tracker(newton_state)
         reliable = tracker.reliable | tracker.probing
         chosen = _tree.where(reliable, second, first)
         # While it is not needed, the fallback waits at the newest point, as if just begun.
         waiting = fallback.init(optax.apply_updates(params, chosen))
-        waits = tracker.reliable & (tracker.skipped == state.newton[0].skipped)
+        waits = tracker.reliable & (tracker.skipped == before.skipped)
         return chosen, GatedState(newton_state, _tree.where(waits, waiting, fallback_state))
 
     return link(init, update)
+
+
+def _tracker(state: Any) -> _secants.TrackSecantsState:
+    """The state of the first link of the chain."""
+    return state[0]

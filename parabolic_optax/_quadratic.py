@@ -9,6 +9,9 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Quadratic, Secants, link
 
+# An eigenvalue below this fraction of the largest is rounding.
+_FLOOR = 1e-7
+
 
 class SpectrumState(NamedTuple):
     """State of :func:`estimate_secants`: the last spectrum, for the readouts; each [k].
@@ -16,7 +19,7 @@ class SpectrumState(NamedTuple):
     Attributes:
       eigenvalues: of the Hessian in the span, ascending.
       slopes: of the loss at the base point along the eigenvectors.
-      asymmetry: length of the antisymmetric part along the eigenvectors.
+      asymmetry: of the measured Hessian along the eigenvectors, relative.
     """
 
     eigenvalues: jax.Array
@@ -24,8 +27,7 @@ class SpectrumState(NamedTuple):
     asymmetry: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
-        skew, size = (jnp.sqrt(jnp.sum(x**2)) for x in (self.asymmetry, self.eigenvalues))
-        return {"noise": skew / jnp.where(size > 0.0, size, 1.0)}
+        return {"noise": jnp.sqrt(jnp.mean(self.asymmetry**2))}
 
     def direction_readings(self) -> dict[str, jax.Array]:
         safe = jnp.where(self.eigenvalues == 0.0, jnp.inf, self.eigenvalues)
@@ -60,12 +62,16 @@ def spectrum_kernel(matrix: jax.Array, frame: jax.Array) -> tuple[jax.Array, jax
       frame: coefficients of the displacements over Q, newest first, [k, k].
 
     Returns:
-      eigenvalues [k], eigenvectors [k, k] as columns, and row lengths of
-      E^T (A - A^T) E / 2, [k].
+      eigenvalues [k], eigenvectors [k, k] as columns, and the row lengths [k] of
+      N_ij / sqrt(|l_i l_j|), N = E^T (A - A^T) E / 2. Scaled like this, what a stiff
+      direction measured wrongly does not drown a soft one.
     """
     symmetric = symmetric_by_age(matrix, frame)
     eigenvalues, vectors = jnp.linalg.eigh(0.5 * (symmetric + symmetric.T))
-    skew = vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors
+    size = jnp.abs(eigenvalues)
+    size = jnp.maximum(size, _FLOOR * jnp.max(size))
+    scale = 1.0 / jnp.sqrt(jnp.where(size > 0.0, size, 1.0))
+    skew = scale[:, None] * (vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors) * scale
     return eigenvalues, vectors, jnp.sqrt(jnp.sum(skew**2, axis=1))
 
 
@@ -73,8 +79,9 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
     r"""Hessian in the span of the secants: its eigenvalues, eigenvectors and asymmetry.
 
     From :math:`A = QW^T` the symmetric matrix is taken that reproduces the newest secants,
-    and :math:`|E^T (A - A^T) E| / 2` along its eigenvectors E says how far the gradients
-    are from those of a quadratic, because of noise or because the Hessian changes.
+    and :math:`E^T (A - A^T) E / 2` along its eigenvectors E, relative to the eigenvalues,
+    says how far the gradients are from those of a quadratic, because of noise or because
+    the Hessian changes.
 
     Args:
       rank: number of directions, the same as the tracker's.
@@ -121,12 +128,12 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
     return link(init, update)
 
 
-def flip_spectrum(damping: float = 0.3) -> optax.GradientTransformationExtraArgs:
+def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs:
     r"""Turns attraction to a saddle into repulsion, in every eigendirection.
 
     A Newton step goes to the extremum, :math:`-c_i / \lambda_i` away, also where that is a
     maximum. This link replaces :math:`\lambda_i` by
-    :math:`\sqrt{\lambda_i^2 + (\delta a_i)^2}`, with :math:`a_i` the asymmetry, so that the
+    :math:`|\lambda_i| \sqrt{1 + (\delta a_i)^2}`, with :math:`a_i` the asymmetry, so that the
     step leaves along directions of negative curvature, and is shorter where the model is
     unreliable. Its length is limited by the trust radius. Without this link the steps of
     the chain are plain Newton steps, which are drawn to saddles.
@@ -146,8 +153,8 @@ def flip_spectrum(damping: float = 0.3) -> optax.GradientTransformationExtraArgs
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
       >>> from parabolic_optax._quadratic import stiffness_kernel
-      >>> print(stiffness_kernel(jnp.array([-4.0, 3.0]), jnp.array([0.0, 8.0]), 0.5))
-      [4. 5.]
+      >>> print(stiffness_kernel(jnp.array([-4.0, 3.0]), jnp.array([0.0, 0.75]), 1.0))
+      [4.   3.75]
     """
     _tree.check_range("damping", damping, 0.0)
 
@@ -168,5 +175,5 @@ def flip_spectrum(damping: float = 0.3) -> optax.GradientTransformationExtraArgs
 def stiffness_kernel(
     eigenvalues: jax.Array, asymmetry: jax.Array, damping: float | jax.Array
 ) -> jax.Array:
-    """sqrt(eigenvalues^2 + (damping asymmetry)^2), all [k]."""
-    return jnp.sqrt(eigenvalues**2 + (damping * asymmetry) ** 2)
+    """|eigenvalues| sqrt(1 + (damping asymmetry)^2), all [k]."""
+    return jnp.abs(eigenvalues) * jnp.sqrt(1.0 + (damping * asymmetry) ** 2)

@@ -17,7 +17,7 @@ _DOUBT_WEIGHT = 0.2
 _SECOND_PROBE = 64
 
 # Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
-_STIFFEST = 3.0
+_STIFFEST = 1.5
 
 
 class Pairs(NamedTuple):
@@ -222,7 +222,7 @@ def track_secants(
     The base point is the last point that was not worse than its predecessor, judged by
     gradients alone: the loss changed by :math:`\tfrac12 (g_b + g) \cdot s` (trapezoidal
     rule). After an increase the next step starts from the base point again, and the pair
-    is kept.
+    is kept. Where the gradient is not finite, the step goes back to the base point.
 
     Noise is measured by probes: a step of length zero gives a second gradient at the same
     point, and the difference of the two is noise and nothing else. It is exactly zero for a
@@ -328,6 +328,8 @@ def track_secants(
             skipped=state.skipped,
         )
         new = _tree.where(finite, new, state._replace(skipped=state.skipped + 1))
+        # From where the gradient is not finite the way leads back as well.
+        back = jnp.where(finite, ~kept, state.reliable & ~first)
         secants = Secants(
             directions=pairs.directions,
             images=pairs.images,
@@ -335,9 +337,7 @@ def track_secants(
             frame=pairs.frame,
             stretch=stretch,
             gradient=new.gradient,
-            recoil=jax.tree.map(
-                lambda b, x: jnp.where(finite & ~kept, b - x, 0.0), new.base, point
-            ),
+            recoil=jax.tree.map(lambda b, x: jnp.where(back, b - x, 0.0), new.base, point),
             # Only a step that the model proposed can be held against it.
             moved=jnp.where(state.reliable & ~state.probing, moved, 0.0),
             change=change,

@@ -12,6 +12,8 @@ from parabolic_optax._types import Quadratic, link
 # An eigenvalue below this fraction of the largest is rounding.
 _FLOOR = 1e-7
 _NEWTON_STEPS = 12
+# Of the radius after a step to where the gradient is not finite.
+_RETREAT = 0.25
 
 
 class TrustRegionState(NamedTuple):
@@ -90,7 +92,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
 
     The radius follows the ratio of the actual change of the loss (of the gradients, by the
     trapezoidal rule) to the predicted one. The first step has the initial radius as its
-    length.
+    length. After a step to where the gradient is not finite it is a quarter.
 
     Args:
       initial_radius: in units of the length of the parameters; of 1 where they are 0.
@@ -131,12 +133,13 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
             step, predicted = _minimise(updates, radius)
         go = secants.finite & ~secants.probing
         moves = jax.tree.map(
-            lambda back, x, p: jnp.where(go, back + x, 0.0).astype(p.dtype),
+            lambda back, x, p: (back + jnp.where(go, x, 0.0)).astype(p.dtype),
             secants.recoil,
             step,
             params,
         )
-        return moves, _tree.where(secants.finite, TrustRegionState(radius, predicted), state)
+        shorter = state._replace(radius=_RETREAT * state.radius)
+        return moves, _tree.where(secants.finite, TrustRegionState(radius, predicted), shorter)
 
     return link(init, update)
 

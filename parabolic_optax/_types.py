@@ -33,7 +33,7 @@ class Sample(NamedTuple):
         the point the tracker is anchored at, parameter units; float32 of shape [n].
       count: number of the sample, 1 for the first; int32 scalar.
       finite: whether every gradient was finite. When it is False, the links keep their
-        state and the step is zero; bool scalar.
+        state and the step is `recoil`; bool scalar.
     """
 
     update: Any
@@ -77,7 +77,7 @@ class Secants(NamedTuple):
       matrix: W Q^T as [Q_i . W_j], float of shape [k, k]; symmetric on a quadratic.
       frame: orthonormal coefficients over the rows of Q, newest displacement first; row i
         lies in the span of the newest i + 1 displacements; float of shape [k, k].
-      stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 3 |y| / |s|, which
+      stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 1.5 |y| / |s|, which
         stands for the curvature outside the span; scalar.
       gradient: gradient at the base point; like the parameters.
       recoil: base point minus parameters, zero unless the last step was taken back.
@@ -89,7 +89,7 @@ class Secants(NamedTuple):
       probing: whether the step must be zero, to measure the noise; bool scalar.
       reliable: whether noise leaves enough of the gradient changes; bool scalar.
       finite: whether every gradient was finite; when it is False, the links keep their
-        state and the step is zero; bool scalar.
+        state and the step is `recoil`; bool scalar.
     """
 
     directions: Any
@@ -118,8 +118,8 @@ class Quadratic(NamedTuple):
       eigenvectors: their coefficients over the directions, one per column; [k, k].
       slopes: gradient at the base point along each eigenvector, loss units per parameter
         unit; float of shape [k].
-      asymmetry: length of the antisymmetric part of the measured Hessian along each
-        eigenvector; it vanishes on a quadratic and measures noise and change of the
+      asymmetry: of the measured Hessian along each eigenvector, relative to the
+        eigenvalues; it vanishes on a quadratic and measures noise and change of the
         Hessian; float of shape [k].
     """
 

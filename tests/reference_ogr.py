@@ -51,7 +51,7 @@ def bounded_newton(slopes, curvatures, radius):
 
 
 class Ogr:
-    def __init__(self, rank, *, initial_radius=0.1, damping=0.3, tolerance=1e-3):
+    def __init__(self, rank, *, initial_radius=0.1, damping=1.0, tolerance=1e-3):
         self.rank, self.initial_radius = rank, initial_radius
         self.damping, self.tolerance = damping, tolerance
         self.pairs, self.base, self.radius, self.predicted = [], None, None, None
@@ -76,7 +76,7 @@ class Ogr:
             self.base, self.gradient = point, gradient
         self.pairs.insert(0, (step, rise))
         size, along = np.linalg.norm(rise) / moved, abs(rise @ step) / moved**2
-        self.stretch = size * min(size / along, 3.0)
+        self.stretch = size * min(size / along, 1.5)
         return self.base + self.step()
 
     def step(self):
@@ -84,8 +84,13 @@ class Ogr:
         measured = q @ w.T
         eigenvalues, vectors = np.linalg.eigh(newest_first(measured))
         skew = vectors.T @ (measured - measured.T) @ vectors / 2.0
-        noise = np.array([math.sqrt(sum(x * x for x in row)) for row in skew])
-        stiffness = np.sqrt(eigenvalues**2 + (self.damping * noise) ** 2)
+        noise = np.array(
+            [
+                math.sqrt(sum(skew[i, j] ** 2 / abs(x * y) for j, y in enumerate(eigenvalues)))
+                for i, x in enumerate(eigenvalues)
+            ]
+        )
+        stiffness = np.abs(eigenvalues) * np.sqrt(1.0 + (self.damping * noise) ** 2)
         self.eigenvalues = eigenvalues
         slopes = vectors.T @ q @ self.gradient
 

@@ -48,7 +48,7 @@ def test_hessian_is_exact_after_one_gradient_more_than_dimensions(n, tolerance, 
     size = np.linalg.norm(true)
     np.testing.assert_allclose(hessian_in_space(secants), true, atol=tolerance * size)
     _, _, asymmetry = _quadratic.spectrum_kernel(secants.matrix, secants.frame)
-    assert np.linalg.norm(asymmetry) < tolerance * size
+    assert np.linalg.norm(asymmetry) < 30.0 * tolerance
 
 
 def test_directions_stay_orthonormal_and_images_true_when_the_oldest_goes():
@@ -227,16 +227,27 @@ def test_the_flip_leaves_a_saddle_and_plain_newton_stays(optimizer, leaves):
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
+def test_a_gradient_that_is_not_finite_is_left_out_and_its_step_taken_back(bad):
     optimizer = exact(3)
     (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 7)
     grads = jax.grad(matrix_loss)(params)
     grads["w"] = grads["w"].at[0, 1].set(bad)
     updates, after = jax.jit(optimizer.update)(grads, state, params)
-    assert all(np.all(leaf == 0.0) for leaf in jax.tree.leaves(updates))
+    back = optax.apply_updates(params, updates)
+    jax.tree.map(lambda x, b: np.testing.assert_allclose(x, b, rtol=1e-6), back, state[0].base)
     assert po.metrics(after)["skipped"] == 1
-    forgiven = (after[0]._replace(skipped=state[0].skipped), *after[1:])
-    jax.tree.map(np.testing.assert_array_equal, forgiven, state)
+    forgiven = after[0]._replace(skipped=state[0].skipped)
+    jax.tree.map(np.testing.assert_array_equal, forgiven, state[0])
+    assert po.metrics(after)["radius"] < po.metrics(state)["radius"]
+
+
+def test_a_wall_where_the_loss_is_not_finite_is_stepped_back_from():
+    def loss(p):
+        return jnp.sum(jnp.array([1.0, 4.0]) * p - jnp.log(p))
+
+    (end, state), _ = train(exact(2), loss, jnp.array([50.0, 30.0]), 60)
+    np.testing.assert_allclose(end, [1.0, 0.25], rtol=1e-3)
+    assert po.metrics(state)["skipped"] > 0
 
 
 def test_readouts():
