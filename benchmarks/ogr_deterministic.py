@@ -11,6 +11,7 @@ import json
 import pathlib
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,15 +75,18 @@ def optimistix_solver(make):
         def function(y, _):
             return loss(y), None
 
-        f_struct = jax.eval_shape(function, start, None)
-        state = solver.init(function, start, None, {}, *f_struct, frozenset())
+        structure = jax.eval_shape(function, start, None)
+        first = solver.init(function, start, None, {}, *structure, frozenset())
+        # Beside arrays the state holds functions, which scan cannot carry.
+        arrays, rest = eqx.partition(first, eqx.is_array)
 
         def step(carry, _):
-            y, state = carry
+            y, arrays = carry
+            state = eqx.combine(arrays, rest)
             y, state, _ = solver.step(function, y, None, {}, state, frozenset())
-            return (y, state), loss(y)
+            return (y, eqx.filter(state, eqx.is_array)), loss(y)
 
-        _, values = jax.lax.scan(step, (start, state), None, budget)
+        _, values = jax.lax.scan(step, (start, arrays), None, budget)
         return values, jnp.arange(1, budget + 1)
 
     return solve

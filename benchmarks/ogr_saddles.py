@@ -83,15 +83,20 @@ PROBLEMS = {
 }
 
 
-def plain_newton() -> optax.GradientTransformationExtraArgs:
-    """The chain of ``ogr()`` without its flip."""
-    return optax.chain(po.track_secants(), po.estimate_secants(), po.step_trust_region())
+def plain_newton(saddle: Saddle) -> optax.GradientTransformation:
+    """Steps -H^+ g with the exact Hessian, to the nearest point of zero slope."""
+
+    def update(updates, state, params=None):
+        return -jnp.linalg.pinv(jax.hessian(saddle.loss)(params), hermitian=True) @ updates, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-OPTIMIZERS: dict[str, Callable[[], Any]] = {
-    "ogr()": po.ogr,
+OPTIMIZERS: dict[str, Callable[[Saddle], Any]] = {
+    "ogr()": lambda _: po.ogr(),
+    "ogr(base=None)": lambda _: po.ogr(base=None),
     "plain Newton": plain_newton,
-    **{f"Adam {rate:g}": (lambda r=rate: optax.adam(r)) for rate in RATES},
+    **{f"Adam {rate:g}": (lambda _, r=rate: optax.adam(r)) for rate in RATES},
 }
 
 
@@ -134,7 +139,7 @@ def main() -> None:
     for problem, saddle in PROBLEMS.items():
         counts = record["gradients"].setdefault(problem, {})
         for name, make in OPTIMIZERS.items():
-            points, values = path_of(make(), saddle)
+            points, values = path_of(make(saddle), saddle)
             counts[name] = gradients_to_leave(values, np.arange(1, BUDGET + 1), saddle.left)
             if problem in paths and name in ("ogr()", "plain Newton", "Adam 0.01"):
                 paths[problem][name] = np.asarray(points)[:60]
