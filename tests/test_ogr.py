@@ -171,19 +171,23 @@ def test_rotation_changes_nothing():
 
 
 def test_translation_changes_nothing():
-    # Of equal length, because the initial radius is relative to it.
-    here, there = jnp.array([3.0, 4.0]), jnp.array([-4.0, 3.0])
-    _, plain = train(exact(2), lambda p: bumpy(p - here), here, 12, lambda p, _: p - here)
-    _, moved = train(exact(2), lambda p: bumpy(p - there), there, 12, lambda p, _: p - there)
-    np.testing.assert_allclose(moved, plain, rtol=1e-3, atol=1e-3)
+    rng = np.random.default_rng(7)
+    here, offset = jnp.asarray(rng.normal(size=(2, 8)), jnp.float32)
+    there = -here  # of equal length, because the initial radius is relative to it
+
+    def run(start):
+        return train(exact(3), lambda p: bumpy(p - start + offset), start, 10, lambda p, _: p)[1]
+
+    np.testing.assert_allclose(run(here) - here, run(there) - there, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("k", [-20, -3, 20])
 def test_scaling_the_loss_changes_nothing(k):
     start = jnp.asarray(np.random.default_rng(4).normal(size=9), jnp.float32)
-    _, plain = train(exact(4), bumpy, start, 60, lambda p, _: p)
-    _, scaled = train(exact(4), lambda p: 2.0**k * bumpy(p), start, 60, lambda p, _: p)
-    np.testing.assert_array_equal(scaled, plain)
+    _, plain = train(exact(4), bumpy, start, 15, lambda p, _: p)
+    _, scaled = train(exact(4), lambda p: 2.0**k * bumpy(p), start, 15, lambda p, _: p)
+    # Not bit for bit: the eigenvalue routine has thresholds of its own.
+    np.testing.assert_allclose(scaled, plain, rtol=2e-3, atol=2e-3)
 
 
 def test_scaling_the_parameters_scales_the_run():
@@ -243,10 +247,10 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_its_step_taken_back(bad):
 
 def test_a_wall_where_the_loss_is_not_finite_is_stepped_back_from():
     def loss(p):
-        return jnp.sum(jnp.array([1.0, 4.0]) * p - jnp.log(p))
+        return jnp.sum(jnp.array([1.0, 4.0]) * p + 1.0 / jnp.sqrt(p))
 
-    (end, state), _ = train(exact(2), loss, jnp.array([50.0, 30.0]), 60)
-    np.testing.assert_allclose(end, [1.0, 0.25], rtol=1e-3)
+    (end, state), _ = train(exact(2), loss, jnp.array([50.0, 30.0]), 80)
+    np.testing.assert_allclose(end, [0.5 ** (2 / 3), 0.25], rtol=1e-3)
     assert po.metrics(state)["skipped"] > 0
 
 
