@@ -140,6 +140,10 @@ def track_displacement(
         # of zero says nothing about the step size, and Muon would go on at full length.
         square = jnp.sum(layout.inner(updates, updates))
         usable = jnp.isfinite(square) & (square > 0.0)
+        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        # Read back from a number that is kept. What is not kept, here a sum over all tensors,
+        # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
+        usable = skipped == state.skipped
         count = jnp.asarray(optax.safe_increment(state.count))
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
@@ -167,9 +171,8 @@ def track_displacement(
             usable=usable,
         )
         anchor = _pull(state.anchor, params, count, anchor_power)
-        kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
-        return sample, _tree.where(usable, moved, kept)
+        return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
 
