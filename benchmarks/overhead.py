@@ -178,17 +178,22 @@ def measure(case: Case, methods: Sequence[str], seconds: float, rounds: int = 20
     results = {}
     for method, program in programs.items():
         own = np.array(program.seconds)
-        floors = program.facts["bytes_floor"], programs[ADDITION].facts["bytes_floor"]
         results[method] = program.facts | {
             "rounds": len(own),
             "milliseconds": _quartiles(1e3 * own),
             "ratio": _quartiles(own / reference[: len(own)]),
-            "bandwidth": floors[0] / float(np.median(own)),
-            # Of what the addition reaches, counted on the bytes of the floor.
-            "share_of_bandwidth": floors[0]
-            / floors[1]
-            * float(np.median(addition[: len(own)] / own)),
         }
+        if case.loss is None:
+            # Bytes of the floor per second; their share of what the addition reaches.
+            floor, floor_of_addition = (
+                p.facts["bytes_floor"] for p in (program, programs[ADDITION])
+            )
+            results[method] |= {
+                "bandwidth": floor / float(np.median(own)),
+                "share_of_bandwidth": floor
+                / floor_of_addition
+                * float(np.median(addition[: len(own)] / own)),
+            }
     return results
 
 
@@ -218,8 +223,9 @@ def table(device: str, cases: dict[str, dict[str, dict]]) -> str:
                 for key in ("bytes_floor", "bytes_accessed", "bytes_temporary", "flops")
             }
             ms, ratio = ("{:.3g} ({:.3g}–{:.3g})".format(*r[k]) for k in ("milliseconds", "ratio"))
+            share = f"{r['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in r else "–"
             lines.append(
-                f"| {method} | {ms} | {ratio} | {r['share_of_bandwidth']:.0%} |"
+                f"| {method} | {ms} | {ratio} | {share} |"
                 f" {r['state_buffers']:.2f} | {per['bytes_floor']} | {per['bytes_accessed']} |"
                 f" {per['bytes_temporary']} | {per['flops']} | {r['compile_seconds']:.2f} |"
                 f" {r['traces']} |"
