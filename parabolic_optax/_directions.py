@@ -140,6 +140,10 @@ def track_displacement(
         # of zero says nothing about the step size, and Muon would go on at full length.
         square = jnp.sum(layout.inner(updates, updates))
         usable = jnp.isfinite(square) & (square > 0.0)
+        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        # Read back from a number that is kept. What is not kept, here a sum over all tensors,
+        # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
+        usable = skipped == state.skipped
         count = jnp.asarray(optax.safe_increment(state.count))
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
@@ -167,9 +171,8 @@ def track_displacement(
             usable=usable,
         )
         anchor = _pull(state.anchor, params, count, anchor_power)
-        kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
-        return sample, _tree.where(usable, moved, kept)
+        return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
 
@@ -178,9 +181,9 @@ def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) ->
     # In a long run the weight of one sample is so small that float32 would round most of its
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
-    k = 2 * (count // _LONG) + 1
+    k = 2 * jax.lax.div(count, _LONG) + 1
     share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
-    weight = jnp.where(count % k == 0, share, 0.0)
+    weight = jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )
