@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import data, optimizers, records, report, run, scores, workloads
+from benchmarks import alarm, data, optimizers, records, report, run, scores, workloads
 from benchmarks.training import PIECES, Trainer, piece_length
 from benchmarks.tuning import climb, tune
 
@@ -380,3 +380,20 @@ def test_robustness_is_relative_to_the_median_of_the_variations():
 
 def test_readme_table_comes_from_the_stored_records():
     assert report.table(report.load("confirmation")) in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_alarm_is_raised_by_worse_and_by_missing_records(tmp_path):
+    stored = (records.RESULTS / "smoke.jsonl").read_text("utf-8").splitlines()
+    path = tmp_path / "smoke.jsonl"
+    path.write_text("\n".join(stored), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 0
+
+    changed = [json.loads(line) for line in stored]
+    ours = next(record for record in changed if record["optimizer"] == "parabolic_adam")
+    ours["readout"] = [1.2 * loss for loss in ours["readout"]]
+    path.write_text("\n".join(map(json.dumps, changed)), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 1
+
+    missing = [json.dumps(record) for record in changed if record is not ours]
+    path.write_text("\n".join(missing), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 1
