@@ -181,7 +181,7 @@ def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) ->
     # In a long run the weight of one sample is so small that float32 would round most of its
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
-    k = 2 * jax.lax.div(count, _LONG) + 1
+    k = 2 * jax.lax.div(count, jnp.asarray(_LONG, count.dtype)) + 1
     share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
     weight = jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
     return jax.tree.map(
