@@ -15,6 +15,7 @@ from rich.table import Table
 import parabolic_optax as po
 
 STEPS = 3000
+LONGEST = 6000
 STARTS = ((-1.2, 1.0), (2.0, -1.0), (-1.0, -1.0), (0.5, 2.0), (3.0, 3.0), (0.001, 0.0))
 OPTIMIZERS = {"parabolic_adam()": po.parabolic_adam(), "parabolic_sgd()": po.parabolic_sgd()}
 
@@ -24,7 +25,7 @@ def rosenbrock(params):
 
 
 def steps_in_valley(optimizer, start) -> jax.Array:
-    """First step with a loss below 1e-4, or STEPS."""
+    """First step with a loss below 1e-4, or LONGEST."""
 
     def step(carry, _):
         params, state = carry
@@ -33,9 +34,9 @@ def steps_in_valley(optimizer, start) -> jax.Array:
         return (optax.apply_updates(params, updates), state), loss
 
     params = {"x": start[0], "y": start[1]}
-    _, losses = jax.lax.scan(step, (params, optimizer.init(params)), None, STEPS)
+    _, losses = jax.lax.scan(step, (params, optimizer.init(params)), None, LONGEST)
     reached = losses < 1e-4
-    return jnp.where(jnp.any(reached), jnp.argmax(reached), STEPS)
+    return jnp.where(jnp.any(reached), jnp.argmax(reached), LONGEST)
 
 
 def left_in_bowl(optimizer, seed) -> tuple[jax.Array, jax.Array]:
@@ -65,7 +66,7 @@ def main() -> None:
         steps = jax.jit(jax.vmap(lambda s, o=optimizer: steps_in_valley(o, s)))(jnp.array(STARTS))
         left = jax.jit(jax.vmap(lambda s, o=optimizer: left_in_bowl(o, s)))(jnp.arange(5))
         last, average = (f"{np.median(values):.4f}" for values in left)
-        valley = [str(n) if n < STEPS else f"> {STEPS}" for n in steps.tolist()]
+        valley = [str(n) if n < LONGEST else f"> {LONGEST}" for n in steps.tolist()]
         table.add_row(name, *valley, last, average)
     Console(width=140).print(table)
 

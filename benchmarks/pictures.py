@@ -96,8 +96,9 @@ def _profile(scores: Scores) -> Figure:
     figure = Figure((7.0, 4.5), layout="constrained")
     axis = figure.subplots()
     entries = [*scores.tuned, *scores.ours, *scores.peers]
-    complete = [entry for entry in entries if all(scores.best(w, entry) for w in scores.workloads)]
-    for entry, ratios in scores.profile(complete).items():
+    # What was run on few problems would leave few on which all can be compared.
+    compared = [e for e in entries if 3 * len(scores.ratios(e)) >= 2 * len(scores.workloads)]
+    for entry, ratios in scores.profile(compared).items():
         fractions = [number / len(ratios) for number in range(1, len(ratios) + 1)]
         ours = entry in scores.ours
         axis.step(
@@ -107,7 +108,7 @@ def _profile(scores: Scores) -> Figure:
         )  # fmt: skip
     axis.set(xlim=(1.0, 2.0), ylim=(0.0, 1.0))
     axis.set(xlabel="held-out loss over the best", ylabel="fraction of workloads")
-    if complete:
+    if compared:
         axis.legend(fontsize=6, ncols=2)
     return figure
 

@@ -208,8 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _single_best_peer(scores: Scores) -> Entry | None:
-    """The peer with the lowest geometric mean among those that never failed."""
-    means = {peer: geometric_mean(scores.ratios(peer)) for peer in scores.peers}
+    """The peer with the lowest geometric mean among those that were run on all and never failed."""
+    ratios = {peer: scores.ratios(peer) for peer in scores.peers}
+    everywhere = len(scores.ratios(REFERENCE))
+    means = {peer: geometric_mean(r) for peer, r in ratios.items() if len(r) == everywhere}
     finite = {peer: mean for peer, mean in means.items() if math.isfinite(mean)}
     return min(finite, key=finite.__getitem__) if finite else None
 

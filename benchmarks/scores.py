@@ -135,6 +135,8 @@ class Scores:
 
     def profile(self, entries: Sequence[Entry]) -> dict[Entry, np.ndarray]:
         """Ratios to the best of the entries, sorted, over workloads that all were run on."""
+        if not entries:
+            return {}
         losses = np.array([[self.loss(w, entry) for entry in entries] for w in self.workloads])
         losses = losses[~np.isnan(losses).any(1)]
         ratios = losses / losses.min(1, keepdims=True)

@@ -26,7 +26,8 @@ class Run(NamedTuple):
       readout: held-out loss of the parameters that the optimizer reads out.
       trace: what the optimizer says of itself, by name.
       seconds: spent on steps, neither compiling nor evaluating.
-      compile_seconds: spent on tracing and compiling the steps, which later runs share.
+      compile_seconds: spent on tracing and compiling the steps, which later runs share, and on
+        the first of them.
     """
 
     step: np.ndarray
@@ -121,6 +122,9 @@ class Trainer:
             made = optimizer.build(setting, workload.steps)
             return optax.with_extra_args_support(made)
 
+        # Some packages create arrays when they are imported, which must not happen while tracing.
+        transformation(setting)
+
         @jax.jit
         def init(setting, params):
             return transformation(setting).init(params)
@@ -144,12 +148,13 @@ class Trainer:
             read_params = optimizer.readout and optimizer.readout(state, params)
             return read_params, optimizer.trace(state) if optimizer.trace else {}
 
+        # A first piece, whose result is thrown away, so that no later one compiles.
         state = init(setting, params)
-        rows = jax.ShapeDtypeStruct((self.piece, workload.batch), jnp.int32)
+        rows = self._batches(0)[: self.piece]
         keys = jax.random.split(jax.random.key(0), self.piece)
         before = time.perf_counter()
-        compiled = advance.lower(setting, params, state, self._data[0], rows, keys).compile()
-        return _Program(init, compiled, read, time.perf_counter() - before)
+        jax.block_until_ready(advance(setting, params, state, self._data[0], rows, keys))
+        return _Program(init, advance, read, time.perf_counter() - before)
 
 
 def piece_length(steps: int) -> int:

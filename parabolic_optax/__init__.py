@@ -13,6 +13,7 @@ rule (:func:`step_multiplicative`). They pass :class:`Sample` and :class:`Parabo
 from parabolic_optax._curvature import estimate_uncentred
 from parabolic_optax._directions import track_displacement
 from parabolic_optax._metrics import eval_params, metrics, reset
+from parabolic_optax._ogr import ogr
 from parabolic_optax._parabolic import (
     parabolic,
     parabolic_adam,
@@ -20,19 +21,27 @@ from parabolic_optax._parabolic import (
     parabolic_muon,
     parabolic_sgd,
 )
+from parabolic_optax._quadratic import estimate_secants, flip_spectrum
 from parabolic_optax._saddle import flip_saddles
+from parabolic_optax._secants import track_secants
 from parabolic_optax._steps import step_multiplicative
-from parabolic_optax._types import Parabola, Sample
+from parabolic_optax._trust import step_trust_region
+from parabolic_optax._types import Parabola, Quadratic, Sample, Secants
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Parabola",
+    "Quadratic",
     "Sample",
+    "Secants",
+    "estimate_secants",
     "estimate_uncentred",
     "eval_params",
     "flip_saddles",
+    "flip_spectrum",
     "metrics",
+    "ogr",
     "parabolic",
     "parabolic_adam",
     "parabolic_adamw",
@@ -40,5 +49,7 @@ __all__ = [
     "parabolic_sgd",
     "reset",
     "step_multiplicative",
+    "step_trust_region",
     "track_displacement",
+    "track_secants",
 ]

@@ -120,12 +120,12 @@ def track_displacement(
     base = optax.with_extra_args_support(base)
 
     def init(params: Any) -> TrackDisplacementState:
-        _check_floating(params)
+        _tree.check_floating(params)
         _tree.Layout.of(params, per)
         return TrackDisplacementState(
             base=base.init(_strong(params)),
-            anchor=_wide_copy(params),
-            tail=None if tail_power is None else _wide_copy(params),
+            anchor=_tree.wide(params),
+            tail=None if tail_power is None else _tree.wide(params),
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -133,13 +133,17 @@ def track_displacement(
     def update(
         updates: Any, state: TrackDisplacementState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, TrackDisplacementState]:
-        _check_match(updates, params)
+        _tree.check_match(updates, params)
         layout = _tree.Layout.of(params, per)
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
         square = jnp.sum(layout.inner(updates, updates))
         usable = jnp.isfinite(square) & (square > 0.0)
+        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        # Read back from a number that is kept. What is not kept, here a sum over all tensors,
+        # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
+        usable = skipped == state.skipped
         count = jnp.asarray(optax.safe_increment(state.count))
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
@@ -167,9 +171,8 @@ def track_displacement(
             usable=usable,
         )
         anchor = _pull(state.anchor, params, count, anchor_power)
-        kept = state._replace(skipped=optax.safe_increment(state.skipped))
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
-        return sample, _tree.where(usable, moved, kept)
+        return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
 
@@ -178,18 +181,11 @@ def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) ->
     # In a long run the weight of one sample is so small that float32 would round most of its
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
-    k = 2 * (count // _LONG) + 1
+    k = 2 * jax.lax.div(count, jnp.asarray(_LONG, count.dtype)) + 1
     share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
-    weight = jnp.where(count % k == 0, share, 0.0)
+    weight = jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
-    )
-
-
-def _wide_copy(params: Any) -> Any:
-    # A true copy even where the type is wide already: donated parameters must not alias state.
-    return jax.tree.map(
-        lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params
     )
 
 
@@ -197,34 +193,3 @@ def _strong(tree: Any) -> Any:
     # Parameters made of Python numbers are weakly typed; a base would hand that on to its
     # state, whose type would then change with the first step and be traced again.
     return jax.tree.map(lambda x: x.astype(x.dtype), tree)
-
-
-def _check_floating(params: Any) -> None:
-    for name, leaf in zip(_tree.leaf_paths(params), jax.tree.leaves(params), strict=True):
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"parameter {name or '(root)'} is {dtype or type(leaf).__name__}; parabolas need"
-                " floating-point arrays. Leave other leaves out with optax.masked or"
-                " optax.partition."
-            )
-
-
-def _check_match(updates: Any, params: Any) -> None:
-    if params is None:
-        raise ValueError(
-            "params is needed: positions are read from it. Call update(grads, state, params)."
-        )
-    if jax.tree.structure(updates) != jax.tree.structure(params):
-        raise ValueError(
-            "the gradients and the parameters are different trees:"
-            f" {jax.tree.structure(updates)} and {jax.tree.structure(params)}."
-        )
-    for name, g, p in zip(
-        _tree.leaf_paths(params), jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
-    ):
-        if jnp.shape(g) != jnp.shape(p):
-            raise ValueError(
-                f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
-                f" the parameter {jnp.shape(p)}."
-            )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Anchored, Per, Readable
+from parabolic_optax._types import Anchored, Directional, Per, Readable
 
 
 def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
@@ -30,6 +30,11 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       ``partition`` into several optimizers of this package the scalars are means over them,
       and ``skipped`` is the largest.
 
+      For :func:`ogr` they are ``radius``, ``noise`` (relative asymmetry of the Hessian),
+      ``count``, ``skipped``, ``returned`` (steps taken back) and ``second_order`` (1 while
+      such steps are made, 0 while noise forbids them), and one value per direction of
+      ``eigenvalues`` and ``extremum``, the distance to it along each eigenvector.
+
     Raises:
       ValueError: the state holds none of this package's links, or was made with another `per`.
 
@@ -40,10 +45,12 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       >>> print(po.metrics(state)["step_size/w"].round(6))
       0.001
     """
-    models = _models(state)
     combined: dict[str, list[jax.Array]] = {}
-    tensors: dict[str, jax.Array] = {}
-    for anchor, links in models:
+    details: dict[str, jax.Array] = {}
+    for link in _links(state, Readable):
+        if isinstance(link, Directional):
+            details |= link.direction_readings()
+    for anchor, links in _models(state):
         layout = _tree.Layout.of(anchor, per)
         paths = _tree.leaf_paths(anchor)
         for link in links:
@@ -54,8 +61,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
                 own, whole = _split_whole(name, values, layout.size)
                 combined.setdefault(name, []).append(whole)
                 for path, value in zip(paths, layout.split(own), strict=True):
-                    tensors[f"{name}/{path}"] = value
-    return {name: _combine(name, jnp.stack(values)) for name, values in combined.items()} | tensors
+                    details[f"{name}/{path}"] = value
+    return {name: _combine(name, jnp.stack(values)) for name, values in combined.items()} | details
 
 
 def eval_params(state: Any, params: Any) -> Any:
@@ -70,8 +77,8 @@ def eval_params(state: Any, params: Any) -> Any:
       params: the parameters the state belongs to.
 
     Returns:
-      A tree like `params`, in its dtypes. Leaves that no optimizer of this package holds
-      (masked out, or frozen) are returned as they are.
+      A tree like `params`, in its dtypes. Leaves of which no average is kept, because no
+      optimizer of this package holds them or :func:`ogr` does, are returned as they are.
 
     Raises:
       ValueError: the optimizer keeps no average (``tail_power=None``), the state holds none
@@ -85,7 +92,9 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(po.eval_params(state, params)["w"])
       [ 1. -2.]
     """
-    for link in _links(state, Anchored):
+    for link in _links(state, Readable):
+        if not isinstance(link, Anchored):
+            continue
         if link.tail is None:
             raise ValueError(
                 "this optimizer keeps no averaged parameters (tail_power=None): use the"
@@ -148,6 +157,8 @@ def _models(state: Any) -> list[tuple[Any, list[Any]]]:
             models.append((link.anchor, [link]))
         elif models:
             models[-1][1].append(link)
+        else:  # an optimizer in several directions has no tensors to tell apart
+            models.append(((), [link]))
     return models
 
 

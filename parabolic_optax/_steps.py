@@ -11,7 +11,7 @@ from parabolic_optax._types import Parabola, Per, link
 
 # The search for the scale ends where the parameters have moved by this fraction of their
 # norm: far below what changes a network, far above the resolution of float32.
-_REACH = 1e-3
+_REACH = 3e-3
 # Largest factor between two steps of the search. Rounding hides how far the first ones went.
 _STRIDE = 16.0
 # A slope this many times its mean size is an alarm.
@@ -77,7 +77,7 @@ def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) 
       travelled: displacement of all parameters relative to their norm at init, scalar.
 
     Returns:
-      The step size that would have moved the parameters by the reach, 1/1000, but at most
+      The step size that would have moved the parameters by the reach, 3/1000, but at most
       16 times the last one; all as logarithms.
     """
     aim = before + jnp.log(_REACH) - jnp.log(jnp.maximum(travelled, jnp.finfo(jnp.float32).tiny))
@@ -87,9 +87,9 @@ def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) 
 def step_multiplicative(
     *,
     initial_step: float = 1e-6,
-    growth: float = 5.0,
-    decline: float = 0.75,
-    max_rate: float = 0.1,
+    growth: float = 3.0,
+    decline: float = 1.0,
+    max_rate: float = 0.05,
     brake: float = 0.1,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
@@ -108,7 +108,7 @@ def step_multiplicative(
     size cannot collapse while old displacements still count.
 
     Before that, a few samples search for the scale: the step size is set to what would have
-    moved the parameters by a thousandth of their norm, at most 16 times the last one, until
+    moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
     they have moved about that far (at :math:`t_s`). The result therefore hardly depends on
     `initial_step`. Parameters that start at zero have no norm; for them the search is
     skipped and the step size grows from `initial_step` by its slopes alone.

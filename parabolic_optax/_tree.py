@@ -125,6 +125,49 @@ def _inner_leaf(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
     return jnp.sum(products, axis=others).astype(jnp.float32)
 
 
+def wide(tree: Any) -> Any:
+    """A true copy of the leaves in at least float32; never an alias, so donation is safe."""
+    return jax.tree.map(
+        lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), tree
+    )
+
+
+def real_type(tree: Any) -> Any:
+    """Widest real type of the leaves, at least float32: the type of coefficients."""
+    types = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)]
+    return jnp.result_type(jnp.float32, *types)
+
+
+def dot(a: Any, b: Any) -> jax.Array:
+    """Real inner product of two trees of wide leaves; scalar."""
+    parts = [
+        jnp.real(jnp.vdot(x, y, precision="highest"))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    return sum(parts, jnp.zeros([], real_type(a)))
+
+
+def project(rows: Any, vector: Any) -> jax.Array:
+    """Real inner products of every row (leading axis of length k) with a vector; [k]."""
+    parts = [
+        jnp.real(jnp.tensordot(jnp.conj(r), v, axes=v.ndim, precision="highest"))
+        for r, v in zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
+    ]
+    return sum(parts, jnp.zeros([], real_type(vector)))
+
+
+def combine(coefficients: jax.Array, rows: Any) -> Any:
+    """Sum of the rows, weighted by real coefficients of shape [k]."""
+    return jax.tree.map(
+        lambda r: jnp.tensordot(coefficients.astype(r.dtype), r, axes=1, precision="highest"), rows
+    )
+
+
+def axpy(scale: jax.Array | float, x: Any, y: Any) -> Any:
+    """Sum y + scale x, leaf by leaf, in the types of y."""
+    return jax.tree.map(lambda u, v: v + jnp.asarray(scale).astype(v.dtype) * u, x, y)
+
+
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
     """`new` where the scalar condition holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
@@ -153,3 +196,44 @@ def check_range(name: str, value: Any, low: float, high: float = math.inf) -> No
         raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
     if not (concrete(value) or hasattr(value, "dtype")):
         raise TypeError(f"{name} must be a number, got {value!r}.")
+
+
+def check_floating(params: Any) -> None:
+    """Raises TypeError for a parameter that is not of floating type."""
+    for name, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"parameter {name or '(root)'} is {dtype or type(leaf).__name__}; parabolas need"
+                " floating-point arrays. Leave other leaves out with optax.masked or"
+                " optax.partition."
+            )
+
+
+def check_match(updates: Any, params: Any) -> None:
+    """Raises ValueError unless the gradients have the structure and shapes of the parameters."""
+    if params is None:
+        raise ValueError(
+            "params is needed: positions are read from it. Call update(grads, state, params)."
+        )
+    if jax.tree.structure(updates) != jax.tree.structure(params):
+        raise ValueError(
+            "the gradients and the parameters are different trees:"
+            f" {jax.tree.structure(updates)} and {jax.tree.structure(params)}."
+        )
+    for name, g, p in zip(
+        leaf_paths(params), jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
+    ):
+        if jnp.shape(g) != jnp.shape(p):
+            raise ValueError(
+                f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
+                f" the parameter {jnp.shape(p)}."
+            )
+
+
+def check_rank(rank: Any) -> None:
+    """Raises unless the rank, which sets shapes, is a positive Python integer."""
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"rank must be an integer, got {rank!r}.")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}.")

@@ -7,7 +7,8 @@ A parabolic optimizer is a plain :func:`optax.chain` of four roles::
 
 The links before the last one return a record instead of bare updates. optax hands
 whatever pytree a link returns to the next link; under ``jit`` the records exist only
-while tracing and cost nothing.
+while tracing and cost nothing. In several directions at once the records are
+:class:`Secants` and :class:`Quadratic` instead.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,71 @@ class Parabola(NamedTuple):
     surprise: jax.Array
 
 
+class Secants(NamedTuple):
+    """What the newest k displacements of a run say about the loss around the base point.
+
+    Attributes:
+      directions: k orthonormal rows Q, zero where not yet filled; like the parameters, with
+        a leading axis of length k.
+      images: the rows W of gradient change per unit of displacement along Q, on a quadratic
+        the Hessian's products with Q, loss units per squared parameter unit; like
+        `directions`.
+      matrix: W Q^T as [Q_i . W_j], float of shape [k, k]; symmetric on a quadratic.
+      frame: orthonormal coefficients over the rows of Q, newest displacement first; row i
+        lies in the span of the newest i + 1 displacements; float of shape [k, k].
+      stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 1.5 |y| / |s|, which
+        stands for the curvature outside the span; scalar.
+      gradient: gradient at the base point; like the parameters.
+      recoil: base point minus parameters, zero unless the last step was taken back.
+      moved: length of the last step, parameter units; 0 if it was not the model's; scalar.
+      change: change of the loss over it by the trapezoidal rule, from the two gradients
+        alone, loss units; scalar.
+      scale: length of the parameters, parameter units; scalar.
+      count: number of the sample, 1 for the first; int32 scalar.
+      probing: whether the step must be zero, to measure the noise; bool scalar.
+      reliable: whether noise leaves enough of the gradient changes; bool scalar.
+      finite: whether every gradient was finite; when it is False, the links keep their
+        state and the step is `recoil`; bool scalar.
+    """
+
+    directions: Any
+    images: Any
+    matrix: jax.Array
+    frame: jax.Array
+    stretch: jax.Array
+    gradient: Any
+    recoil: Any
+    moved: jax.Array
+    change: jax.Array
+    scale: jax.Array
+    count: jax.Array
+    probing: jax.Array
+    reliable: jax.Array
+    finite: jax.Array
+
+
+class Quadratic(NamedTuple):
+    """The loss modelled in the span of the secants.
+
+    Attributes:
+      secants: what the model was fitted to.
+      eigenvalues: of the Hessian in the span, loss units per squared parameter unit; float
+        of shape [k], 0 for directions not yet filled.
+      eigenvectors: their coefficients over the directions, one per column; [k, k].
+      slopes: gradient at the base point along each eigenvector, loss units per parameter
+        unit; float of shape [k].
+      asymmetry: of the measured Hessian along each eigenvector, relative to the
+        eigenvalues; it vanishes on a quadratic and measures noise and change of the
+        Hessian; float of shape [k].
+    """
+
+    secants: Secants
+    eigenvalues: jax.Array
+    eigenvectors: jax.Array
+    slopes: jax.Array
+    asymmetry: jax.Array
+
+
 @runtime_checkable
 class Readable(Protocol):
     """State of a link that the readouts of the package can show and restart."""
@@ -83,6 +149,15 @@ class Anchored(Readable, Protocol):
 
     anchor: Any
     tail: Any
+
+
+@runtime_checkable
+class Directional(Readable, Protocol):
+    """State of a link that models several directions at once; `readings` are scalars."""
+
+    def direction_readings(self) -> dict[str, jax.Array]:
+        """Arrays with one value per direction."""
+        ...
 
 
 def link(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 TINY = float(np.finfo(np.float32).tiny)
-REACH = 1e-3
+REACH = 3e-3
 BRAKE_DELAY = 5
 
 
@@ -98,9 +98,9 @@ def trace(
     tail_power=9.0,
     tail_share=0.7,
     initial_step=1e-6,
-    growth=5.0,
-    decline=0.75,
-    max_rate=0.1,
+    growth=3.0,
+    decline=1.0,
+    max_rate=0.05,
     brake=0.1,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""

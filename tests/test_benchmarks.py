@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 
 import jax
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import data, optimizers, records, report, run, scores, workloads
+from benchmarks import alarm, data, optimizers, records, report, run, scores, workloads
 from benchmarks.training import PIECES, Trainer, piece_length
-from benchmarks.tuning import tune
+from benchmarks.tuning import climb, tune
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Compiling these takes a good part of the time of all others together.
@@ -93,6 +94,16 @@ def test_variations():
     )
 
 
+def test_rows_in_order_are_taken_once():
+    workload = load("digits_continual")
+    trainer = Trainer(workload)
+    batches = trainer._batches(seed=3)
+    assert batches.shape == (workload.steps, workload.batch)
+    assert np.array_equal(batches.ravel(), np.arange(len(workload.train[0])))
+    with pytest.raises(ValueError, match="digits_continual@horizon=2 needs 76800 rows"):
+        Trainer(workload.vary("horizon", 2))
+
+
 def test_constants_of_ours():
     optimizer = optimizers.find("parabolic_adam+decay@initial_step=0.125@per=global")
     params = {"w": jnp.ones(3), "b": jnp.ones(2)}
@@ -121,6 +132,17 @@ def test_tuner_extends_the_grid_until_the_best_is_inside():
 
 def test_tuner_stops_where_more_is_always_better():
     assert tune((1.0, 2.0), ("last",), lambda rate: {"last": -rate}) == 2.0**9
+
+
+def test_decays_climb_while_the_largest_is_the_best():
+    measured = []
+
+    def measure(decay):
+        measured.append(decay)
+        return abs(math.log10(max(decay, 1e-3)) - 0.1)
+
+    climb((0.0, 0.01, 0.1), measure)
+    assert measured == [0.0, 0.01, 0.1, 1.0, 10.0]
 
 
 def test_tail_mean_is_the_mean_over_the_last_tenth():
@@ -176,8 +198,9 @@ def stored_in(folder):
 COMMAND = ("--suite", "smoke", "--workloads", "diabetes_linear", "--optimizers", "parabolic_sgd")
 
 
-def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
+def test_command_line_runs_stores_and_resumes(tmp_path, capsys, monkeypatch):
     pytest.importorskip("sklearn")
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     arguments = [*COMMAND, "prodigy", "--results", str(tmp_path)]
     assert run.main(arguments) == 0
     stored = stored_in(tmp_path)
@@ -189,6 +212,7 @@ def test_command_line_runs_stores_and_resumes(tmp_path, capsys):
     assert set(ours["trace"]) == {"step_size", "curvature", "signal"}
     assert ours["readout"] == [ours["curves"]["readout"][-1]]
     assert ours["seconds"] > 0.0
+    assert ours["compile_seconds"] > 0.0
     assert "jax" in ours["environment"]
     assert "readout" not in stored[1]["curves"]
 
@@ -235,7 +259,8 @@ def test_a_method_that_raises_is_a_record(tmp_path, monkeypatch):
     )
 
 
-def test_timings_count_only_without_another_runner(tmp_path):
+def test_timings_count_only_on_a_quiet_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     with records.alone(tmp_path) as first:
         with first() as undisturbed:
             assert undisturbed
@@ -243,6 +268,9 @@ def test_timings_count_only_without_another_runner(tmp_path):
             assert not undisturbed
         with first() as undisturbed:
             assert undisturbed
+        monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.1, 0.1))
+        with first() as undisturbed:
+            assert not undisturbed
 
 
 @pytest.mark.parametrize(
@@ -348,3 +376,24 @@ def test_robustness_is_relative_to_the_median_of_the_variations():
     lines = report.robustness(computed)
     assert "| a, parabolic_sgd() | initial_step | default: 1.000, 0.01: 1.100, 1e-8: 0.900 | 1.100 |" in lines  # fmt: skip  # noqa: E501
     assert "| a, parabolic_sgd() | loss | default: 0.800, 1000: 1.200 | 1.200 |" in lines
+
+
+def test_readme_table_comes_from_the_stored_records():
+    assert report.table(report.load("confirmation")) in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_alarm_is_raised_by_worse_and_by_missing_records(tmp_path):
+    stored = (records.RESULTS / "smoke.jsonl").read_text("utf-8").splitlines()
+    path = tmp_path / "smoke.jsonl"
+    path.write_text("\n".join(stored), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 0
+
+    changed = [json.loads(line) for line in stored]
+    ours = next(record for record in changed if record["optimizer"] == "parabolic_adam")
+    ours["readout"] = [1.2 * loss for loss in ours["readout"]]
+    path.write_text("\n".join(map(json.dumps, changed)), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 1
+
+    missing = [json.dumps(record) for record in changed if record is not ours]
+    path.write_text("\n".join(missing), "utf-8")
+    assert alarm.main([str(tmp_path)]) == 1

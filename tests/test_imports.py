@@ -9,13 +9,15 @@ import parabolic_optax
 
 PACKAGE = pathlib.Path(parabolic_optax.__file__).parent
 ROLES = {"_directions", "_curvature", "_saddle", "_steps"}
+DIRECTIONS = {"_secants", "_quadratic", "_trust"}
 ALLOWED = {
     "_types": set(),
     "_tree": {"_types"},
-    **{role: {"_types", "_tree"} for role in ROLES},
+    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS},
     "_metrics": {"_types", "_tree"},
     "_parabolic": {"_types", "_tree", *ROLES},
-    "__init__": {"_types", "_metrics", "_parabolic", *ROLES},
+    "_ogr": {"_types", "_tree", "_parabolic", *DIRECTIONS},
+    "__init__": {"_types", "_metrics", "_parabolic", "_ogr", *ROLES, *DIRECTIONS},
 }
 OUTSIDE = {
     "collections", "dataclasses", "functools", "math", "typing", "jax", "numpy", "optax",

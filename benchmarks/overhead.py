@@ -1,0 +1,304 @@
+"""What a step costs: time, memory traffic, memory and compile time, beside other optimizers.
+
+``python -m benchmarks.overhead`` measures updates alone and whole training steps, and stores
+them in ``results/overhead.json``; ``--table`` prints what is stored. Nothing in it depends on
+the device, so that the same command serves a CPU and a GPU.
+
+All methods of a case take turns in one process, and times are compared within a round, since
+the load of a shared machine changes from second to second. Traffic, arithmetic and memory are
+the compiler's own figures for the compiled program and do not depend on the load.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+import parabolic_optax as po
+from benchmarks import layers
+from parabolic_optax._demo.report import environment
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "overhead.json"
+REFERENCE = "adamw"
+# Parameters plus gradients, the least that an update can do: the yardstick of the bandwidth.
+ADDITION = "addition"
+METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    ADDITION: optax.identity,
+    REFERENCE: lambda: optax.adamw(1e-3),
+    "sgd": lambda: optax.sgd(1e-3, 0.9),
+    "parabolic_adam": po.parabolic_adam,
+    "parabolic_adam(tail_power=None)": lambda: po.parabolic_adam(tail_power=None),
+    "parabolic_sgd": po.parabolic_sgd,
+    "parabolic_sgd(tail_power=None)": lambda: po.parabolic_sgd(tail_power=None),
+    "schedule_free_adamw": optax.contrib.schedule_free_adamw,
+    "prodigy": optax.contrib.prodigy,
+    "muon": lambda: optax.contrib.muon(1e-3),
+    "lbfgs": optax.lbfgs,
+}
+# Compiling these for thousands of leaves takes many minutes.
+NOT_FOR_MANY_LEAVES = ("muon", "lbfgs")
+
+
+class Case(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      name: unique, also in the results.
+      params: the parameters to start from.
+      data: the second argument of `loss`, or the gradients where there is none.
+      loss: of the training step; None for an update alone.
+    """
+
+    name: str
+    params: Any
+    data: Any
+    loss: Callable[[Any, Any], jax.Array] | None = None
+
+
+def update_alone(size: float, leaves: int) -> Case:
+    side = math.isqrt(int(size) // leaves)
+    keys = jax.random.split(jax.random.key(0), leaves)
+    params = {f"leaf{n}": 0.02 * jax.random.normal(k, (side, side)) for n, k in enumerate(keys)}
+    grads = jax.tree.map(lambda p: 0.1 * p + 1e-4, params)
+    return Case(f"update, {int(size):,} in {leaves:,} leaves", params, grads)
+
+
+def transformer(width: int = 256, blocks: int = 2, rows: int = 16, window: int = 64) -> Case:
+    keys = jax.random.split(jax.random.key(0), blocks + 3)
+    params: dict[str, Any] = {f"block{n}": layers.block_init(keys[n], width) for n in range(blocks)}
+    params["characters"] = 0.02 * jax.random.normal(keys[-1], (256, width))
+    params["readout"] = layers.dense_init(keys[-2], width, 256, layers.lecun)
+    text = jax.random.randint(keys[-3], (rows, window + 1), 0, 256)
+
+    def loss(params, text):
+        x = params["characters"][text[:, :-1]]
+        for number in range(blocks):
+            x = layers.block(params[f"block{number}"], x, heads=4, causal=True)
+        return layers.cross_entropy(layers.dense(params["readout"], x), text[:, 1:])
+
+    return Case("transformer", params, text, loss)
+
+
+def cnn(channels: Sequence[int] = (3, 32, 64, 128), side: int = 32, rows: int = 64) -> Case:
+    keys = jax.random.split(jax.random.key(0), len(channels) + 2)
+    params = {
+        f"conv{n}": layers.conv_init(keys[n], 3, fan_in, fan_out)
+        for n, (fan_in, fan_out) in enumerate(itertools.pairwise(channels))
+    }
+    params["dense"] = layers.dense_init(keys[-1], channels[-1], 10)
+    images = jax.random.normal(keys[-2], (rows, side, side, channels[0]))
+    labels = jax.random.randint(keys[-3], (rows,), 0, 10)
+
+    def loss(params, data):
+        x, labels = data
+        for number in range(len(channels) - 1):
+            x = jax.nn.relu(layers.conv(params[f"conv{number}"], x, stride=2))
+        return layers.cross_entropy(layers.dense(params["dense"], x.mean((1, 2))), labels)
+
+    return Case("cnn", params, (images, labels), loss)
+
+
+class Program:
+    """One method on one case: the compiled step, what the compiler says of it, and times."""
+
+    def __init__(self, case: Case, method: str):
+        if method == "lbfgs" and case.loss is None:
+            # Its line search needs a loss.
+            optimizer = optax.lbfgs(1e-3, linesearch=None)
+        else:
+            optimizer = METHODS[method]()
+        optimizer = optax.with_extra_args_support(optimizer)
+        self.seconds: list[float] = []
+        self._traces = 0
+
+        def step(params, state, data):
+            self._traces += 1
+            grads, extra = data, {}
+            if (loss := case.loss) is not None:
+                value, grads = jax.value_and_grad(loss)(params, data)
+                extra = {"value": value, "grad": grads, "value_fn": lambda p: loss(p, data)}
+            updates, state = optimizer.update(grads, state, params, **extra)
+            return optax.apply_updates(params, updates), state
+
+        params = jax.tree.map(jnp.copy, case.params)
+        self._arguments: Any = (params, jax.jit(optimizer.init)(params))
+        self._data = case.data
+        jitted = jax.jit(step, donate_argnums=(0, 1))
+        start = time.perf_counter()
+        self._compiled = jitted.lower(*self._arguments, self._data).compile()
+        compile_seconds = time.perf_counter() - start
+        sizes = [_bytes(tree) for tree in self._arguments]
+        self.call()
+        # Another trace, and a second compilation for every user, where a type has changed.
+        jitted.trace(*self._arguments, self._data)
+        self.seconds.clear()
+
+        memory: Any = self._compiled.memory_analysis()
+        cost: Any = self._compiled.cost_analysis()
+        self.facts = {
+            "parameters": sum(p.size for p in jax.tree.leaves(params)),
+            "state_buffers": sizes[1] / sizes[0],
+            # Every argument read once, every result written once.
+            "bytes_floor": memory.argument_size_in_bytes + memory.output_size_in_bytes,
+            "bytes_accessed": cost["bytes accessed"],
+            "flops": cost["flops"],
+            "bytes_temporary": memory.temp_size_in_bytes,
+            "compile_seconds": compile_seconds,
+            "traces": self._traces,
+        }
+
+    def call(self) -> None:
+        start = time.perf_counter()
+        self._arguments = jax.block_until_ready(self._compiled(*self._arguments, self._data))
+        self.seconds.append(time.perf_counter() - start)
+
+
+def measure(case: Case, methods: Sequence[str], seconds: float, rounds: int = 200) -> dict:
+    """The figures of each method; each takes part until it has run for so many seconds."""
+    programs = {method: Program(case, method) for method in (REFERENCE, ADDITION)}
+    programs |= {m: Program(case, m) for m in methods if m not in programs}
+    for _ in range(rounds):
+        running = [p for m, p in programs.items() if sum(p.seconds) < seconds]
+        if not set(running) - {programs[REFERENCE], programs[ADDITION]}:
+            break
+        # The two that others are compared with never sit out a round.
+        for program in {programs[REFERENCE]: 0, programs[ADDITION]: 0} | dict.fromkeys(running):
+            program.call()
+    reference, addition = (np.array(programs[m].seconds) for m in (REFERENCE, ADDITION))
+    results = {}
+    for method, program in programs.items():
+        own = np.array(program.seconds)
+        results[method] = program.facts | {
+            "rounds": len(own),
+            "milliseconds": _quartiles(1e3 * own),
+            "ratio": _quartiles(own / reference[: len(own)]),
+        }
+        if case.loss is None:
+            # Bytes of the floor per second; their share of what the addition reaches.
+            floor, floor_of_addition = (
+                p.facts["bytes_floor"] for p in (program, programs[ADDITION])
+            )
+            results[method] |= {
+                "bandwidth": floor / float(np.median(own)),
+                "share_of_bandwidth": floor
+                / floor_of_addition
+                * float(np.median(addition[: len(own)] / own)),
+            }
+    return results
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _quartiles(values: np.ndarray) -> list[float]:
+    """Median, first and third quartile."""
+    return [float(f"{value:.4g}") for value in np.percentile(values, (50, 25, 75))]
+
+
+def table(device: str, cases: dict[str, dict[str, dict]]) -> str:
+    """Markdown: a table per case, and how times grow with the number of parameters."""
+    blocks = [f"## {device}"]
+    for name, methods in cases.items():
+        lines = [
+            f"### {name}",
+            "",
+            "| method | ms (quartiles) | ÷ adamw (quartiles) | share of bandwidth | state |"
+            " floor, B | accessed, B | temporary, B | flops | compile, s | traces |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for method, r in methods.items():
+            per = {
+                key: f"{r[key] / r['parameters']:.1f}"
+                for key in ("bytes_floor", "bytes_accessed", "bytes_temporary", "flops")
+            }
+            ms, ratio = ("{:.3g} ({:.3g}–{:.3g})".format(*r[k]) for k in ("milliseconds", "ratio"))
+            share = f"{r['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in r else "–"
+            lines.append(
+                f"| {method} | {ms} | {ratio} | {share} |"
+                f" {r['state_buffers']:.2f} | {per['bytes_floor']} | {per['bytes_accessed']} |"
+                f" {per['bytes_temporary']} | {per['flops']} | {r['compile_seconds']:.2f} |"
+                f" {r['traces']} |"
+            )
+        blocks.append("\n".join(lines))
+    slopes = growth(cases)
+    if slopes:
+        lines = ["### growth of the update with the parameters, slope in logarithms", ""]
+        lines += ["| method | time | bytes accessed |", "|---|---|---|"]
+        lines += [f"| {m} | {s:.2f} | {b:.2f} |" for m, (s, b) in slopes.items()]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def growth(cases: dict[str, dict[str, dict]]) -> dict[str, tuple[float, float]]:
+    """Slopes of log time and log bytes over log parameters, over the updates in 20 leaves."""
+    updates = [methods for name, methods in cases.items() if name.endswith("in 20 leaves")]
+    slopes = {}
+    for method in METHODS:
+        rows = [methods[method] for methods in updates if method in methods]
+        if len(rows) > 1:
+            x = np.log([r["parameters"] for r in rows])
+            time_slope = np.polyfit(x, np.log([r["milliseconds"][0] for r in rows]), 1)[0]
+            byte_slope = np.polyfit(x, np.log([r["bytes_accessed"] for r in rows]), 1)[0]
+            slopes[method] = (float(time_slope), float(byte_slope))
+    return slopes
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def store(path: pathlib.Path, case: str, results: dict[str, dict]) -> None:
+    """Adds to what is stored of this device; a newer figure replaces an older one."""
+    here = environment()
+    stored = read(path)
+    device = stored.setdefault(here["device"], {"environment": here, "cases": {}})
+    device["environment"] = here
+    device["cases"].setdefault(case, {}).update(results)
+    path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.add_argument("--size", type=float, help="only updates of so many parameters")
+    parser.add_argument("--cases", nargs="+", help="names that contain one of these")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seconds", type=float, default=5.0, help="per method and case")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument(
+        "--table", action="store_true", help="print what is stored, measure nothing"
+    )
+    options = parser.parse_args(arguments)
+    if options.table:
+        for device, stored in read(options.results).items():
+            print(table(device, stored["cases"]))
+        return 0
+
+    sizes = [(1e6, 20), (4e6, 20), (20e6, 20), (20e6, 2000)]
+    if options.size is not None:
+        sizes = [(options.size, 20), (options.size, 2000)]
+    makers = [lambda s=s, n=n: update_alone(s, n) for s, n in sizes]
+    for make in makers if options.size is not None else [*makers, transformer, cnn]:
+        case = make()
+        if options.cases and not any(part in case.name for part in options.cases):
+            continue
+        many = len(jax.tree.leaves(case.params)) > 1000
+        methods = [m for m in options.methods if not (many and m in NOT_FOR_MANY_LEAVES)]
+        results = measure(case, methods, options.seconds)
+        store(options.results, case.name, results)
+        print(table(environment()["device"], {case.name: results}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""Curvature in several directions: :class:`Secants` in, a :class:`Quadratic` out; the flip."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Quadratic, Secants, link
+
+# An eigenvalue below this fraction of the largest is rounding.
+_FLOOR = 1e-7
+
+
+class SpectrumState(NamedTuple):
+    """State of :func:`estimate_secants`: the last spectrum, for the readouts; each [k].
+
+    Attributes:
+      eigenvalues: of the Hessian in the span, ascending.
+      slopes: of the loss at the base point along the eigenvectors.
+      asymmetry: of the measured Hessian along the eigenvectors, relative.
+    """
+
+    eigenvalues: jax.Array
+    slopes: jax.Array
+    asymmetry: jax.Array
+
+    def readings(self) -> dict[str, jax.Array]:
+        return {"noise": jnp.sqrt(jnp.mean(self.asymmetry**2))}
+
+    def direction_readings(self) -> dict[str, jax.Array]:
+        safe = jnp.where(self.eigenvalues == 0.0, jnp.inf, self.eigenvalues)
+        return {"eigenvalues": self.eigenvalues, "extremum": -self.slopes / safe}
+
+    def restart(self) -> "SpectrumState":
+        return SpectrumState(*(jnp.zeros_like(values) for values in self))
+
+
+def symmetric_by_age(matrix: jax.Array, frame: jax.Array) -> jax.Array:
+    """The symmetric matrix that reproduces the newest secants, [k, k].
+
+    Args:
+      matrix: measured [Q_i . W_j], [k, k].
+      frame: coefficients of the displacements over Q, newest first, [k, k].
+
+    Returns:
+      In the frame, entry (i, j) is what the newer of the displacements i and j measured
+      along the older one. The newest secant then holds exactly, unlike with the mean of
+      the matrix and its transpose.
+    """
+    aged = frame @ matrix @ frame.T
+    newer = jnp.tril(aged)
+    return frame.T @ (newer + jnp.tril(aged, -1).T) @ frame
+
+
+def spectrum_kernel(matrix: jax.Array, frame: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Eigenvalues (ascending), eigenvectors and asymmetry along them, all of size k.
+
+    Args:
+      matrix: measured [Q_i . W_j], [k, k].
+      frame: coefficients of the displacements over Q, newest first, [k, k].
+
+    Returns:
+      eigenvalues [k], eigenvectors [k, k] as columns, and the row lengths [k] of
+      N_ij / sqrt(|l_i l_j|), N = E^T (A - A^T) E / 2. Scaled like this, what a stiff
+      direction measured wrongly does not drown a soft one.
+    """
+    symmetric = symmetric_by_age(matrix, frame)
+    eigenvalues, vectors = jnp.linalg.eigh(0.5 * (symmetric + symmetric.T))
+    size = jnp.abs(eigenvalues)
+    size = jnp.maximum(size, _FLOOR * jnp.max(size))
+    scale = 1.0 / jnp.sqrt(jnp.where(size > 0.0, size, 1.0))
+    skew = scale[:, None] * (vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors) * scale
+    return eigenvalues, vectors, jnp.sqrt(jnp.sum(skew**2, axis=1))
+
+
+def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
+    r"""Hessian in the span of the secants: its eigenvalues, eigenvectors and asymmetry.
+
+    From :math:`A = QW^T` the symmetric matrix is taken that reproduces the newest secants,
+    and :math:`E^T (A - A^T) E / 2` along its eigenvectors E, relative to the eigenvalues,
+    says how far the gradients are from those of a quadratic, because of noise or because
+    the Hessian changes.
+
+    Args:
+      rank: number of directions, the same as the tracker's.
+
+    Returns:
+      A link from :class:`Secants` to :class:`Quadratic`; its state is 3k scalars.
+
+    Raises:
+      ValueError: in the update, `rank` differs from the tracker's.
+
+    Source:
+      This package.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._quadratic import spectrum_kernel
+      >>> measured = jnp.array([[3.0, 1.0], [1.0, 3.0]])
+      >>> eigenvalues, _, asymmetry = spectrum_kernel(measured, jnp.eye(2))
+      >>> print(eigenvalues.round(4), asymmetry)
+      [2. 4.] [0. 0.]
+    """
+    _tree.check_rank(rank)
+
+    def init(params: Any) -> SpectrumState:
+        zeros = jnp.zeros(rank, _tree.real_type(params))
+        return SpectrumState(zeros, zeros + 0, zeros + 0)
+
+    def update(
+        updates: Secants, state: SpectrumState, params: Any = None, **extra_args: Any
+    ) -> tuple[Quadratic, SpectrumState]:
+        del params, extra_args
+        if updates.frame.shape != (rank, rank):
+            raise ValueError(
+                f"the tracker follows {updates.frame.shape[0]} directions, this estimator was"
+                f" made for {rank}: give both the same rank."
+            )
+        with jax.default_matmul_precision("highest"):
+            eigenvalues, vectors, asymmetry = spectrum_kernel(updates.matrix, updates.frame)
+            slopes = vectors.T @ _tree.project(updates.directions, updates.gradient)
+        quadratic = Quadratic(updates, eigenvalues, vectors, slopes, asymmetry)
+        new = SpectrumState(eigenvalues, slopes, asymmetry)
+        return quadratic, _tree.where(updates.finite, new, state)
+
+    return link(init, update)
+
+
+def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    r"""Turns attraction to a saddle into repulsion, in every eigendirection.
+
+    A Newton step goes to the extremum, :math:`-c_i / \lambda_i` away, also where that is a
+    maximum. This link replaces :math:`\lambda_i` by
+    :math:`|\lambda_i| \sqrt{1 + (\delta a_i)^2}`, with :math:`a_i` the asymmetry, so that the
+    step leaves along directions of negative curvature, and is shorter where the model is
+    unreliable. Its length is limited by the trust radius. Without this link the steps of
+    the chain are plain Newton steps, which are drawn to saddles.
+
+    Args:
+      damping: :math:`\delta`; 0 trusts every eigenvalue.
+
+    Returns:
+      A stateless link from :class:`Quadratic` to :class:`Quadratic`.
+
+    Raises:
+      ValueError: the damping is negative.
+
+    Source:
+      Saddle-free Newton: Dauphin et al., 2014, arXiv:1406.2572. The damping: this package.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._quadratic import stiffness_kernel
+      >>> print(stiffness_kernel(jnp.array([-4.0, 3.0]), jnp.array([0.0, 0.75]), 1.0))
+      [4.   3.75]
+    """
+    _tree.check_range("damping", damping, 0.0)
+
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    def update(
+        updates: Quadratic, state: optax.EmptyState, params: Any = None, **extra_args: Any
+    ) -> tuple[Quadratic, optax.EmptyState]:
+        del params, extra_args
+        stiffness = stiffness_kernel(updates.eigenvalues, updates.asymmetry, damping)
+        return updates._replace(eigenvalues=stiffness), state
+
+    return link(init, update)
+
+
+def stiffness_kernel(
+    eigenvalues: jax.Array, asymmetry: jax.Array, damping: float | jax.Array
+) -> jax.Array:
+    """|eigenvalues| sqrt(1 + (damping asymmetry)^2), all [k]."""
+    return jnp.abs(eigenvalues) * jnp.sqrt(1.0 + (damping * asymmetry) ** 2)

@@ -1,0 +1,367 @@
+"""Direction tracker of the OGR family: the span of the newest displacements, orthonormal."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Secants, link
+
+# The gate closes when noise is more than this fraction of a squared gradient change.
+_TOLERATED_NOISE = 0.04
+# Weight of the newest step in the doubt that moves the gate.
+_DOUBT_WEIGHT = 0.2
+# The second probe; later ones follow at twice the number of samples.
+_SECOND_PROBE = 64
+
+# Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
+_STIFFEST = 1.5
+
+
+class Pairs(NamedTuple):
+    """k orthonormal directions with their images, in the notation of :class:`Secants`.
+
+    Attributes:
+      directions: rows Q.
+      images: rows W.
+      matrix: [Q_i . W_j].
+      frame: coefficients of the displacements by age, newest first; rows beyond `used` are 0.
+      used: number of rows that are filled, int32 scalar.
+    """
+
+    directions: Any
+    images: Any
+    matrix: jax.Array
+    frame: jax.Array
+    used: jax.Array
+
+    @classmethod
+    def empty(cls, params: Any, rank: int) -> "Pairs":
+        def rows() -> Any:
+            return jax.tree.map(lambda p: jnp.zeros((rank, *p.shape), p.dtype), params)
+
+        dtype = _tree.real_type(params)
+        return cls(
+            directions=rows(),
+            images=rows(),
+            matrix=jnp.zeros((rank, rank), dtype),
+            frame=jnp.zeros((rank, rank), dtype),
+            used=jnp.zeros([], jnp.int32),
+        )
+
+
+class TrackSecantsState(NamedTuple):
+    """State of :func:`track_secants`.
+
+    Attributes:
+      pairs: the directions and what is known about them.
+      base: the base point, parameters of the last step that was kept.
+      gradient: the gradient there.
+      stretch: curvature scale outside the span.
+      probing: whether the last step was a probe, bool scalar.
+      next_probe: number of the sample at which the next probe is due, int32 scalar.
+      noise: squared difference of two gradients at one point, from the last probe.
+      doubt: running mean of noise over squared gradient change.
+      count: number of samples taken, int32 scalar.
+      returned: number of steps that were taken back, int32 scalar.
+      skipped: number of steps whose gradient was not finite, int32 scalar.
+    """
+
+    pairs: Pairs
+    base: Any
+    gradient: Any
+    stretch: jax.Array
+    probing: jax.Array
+    next_probe: jax.Array
+    noise: jax.Array
+    doubt: jax.Array
+    count: jax.Array
+    returned: jax.Array
+    skipped: jax.Array
+
+    def readings(self) -> dict[str, jax.Array]:
+        return {
+            "count": self.count,
+            "skipped": self.skipped,
+            "returned": self.returned,
+            "second_order": self.reliable.astype(self.doubt.dtype),
+        }
+
+    def restart(self) -> "TrackSecantsState":
+        rank = self.pairs.frame.shape[0]
+        zero = jnp.zeros_like(self.count)
+        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero, next_probe=zero + 1)
+
+    @property
+    def reliable(self) -> jax.Array:
+        """Whether the gradients are accurate enough for second-order steps, bool scalar."""
+        return self.doubt <= _TOLERATED_NOISE
+
+
+def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Gram-Schmidt of [newest displacement, rows of the frame], in coefficient space.
+
+    Args:
+      frame: orthonormal rows by age, [n, n].
+      coefficients: the newest displacement, of any length but 0, in the same basis, [n].
+
+    Returns:
+      Orthonormal rows, [n, n]: row 0 along the newest displacement, row i + 1 what is left
+      of row i. From where the displacement is used up, rows keep their places.
+    """
+    parts = frame @ coefficients
+    # tail[i] is the length of what is left of the displacement after the first i rows.
+    tail = jnp.sqrt(jnp.cumsum((parts**2)[::-1])[::-1])
+    rest = jnp.cumsum((parts[:, None] * frame)[::-1], axis=0)[::-1]
+    left = tail[1:] > jnp.finfo(tail.dtype).eps * tail[0]
+    safe = jnp.where(left, tail[1:], 1.0)
+    turned = safe[:, None] * frame[:-1] - (parts[:-1] / safe)[:, None] * rest[1:]
+    turned = turned / jnp.where(left, tail[:-1], 1.0)[:, None]
+    kept = jnp.where(left[:, None], turned, frame[1:])
+    return jnp.concatenate([rest[:1] / tail[0], kept])
+
+
+def attribute(frame: jax.Array, coefficients: jax.Array, tolerance: float) -> jax.Array:
+    """Which direction is to blame for a secant that the images do not reproduce, [k].
+
+    The oldest one that has a share in the unit displacement: b with b . coefficients = 1,
+    so that W_j += b_j (y - sum_i c_i W_i) satisfies the newest secant, and leaves the
+    newer ones as they are.
+    """
+    parts = frame @ coefficients
+    shares = jnp.abs(parts) > tolerance
+    oldest = parts.shape[0] - 1 - jnp.argmax(shares[::-1])
+    return jnp.where(
+        jnp.any(shares), frame[oldest] / jnp.where(shares[oldest], parts[oldest], 1), 0
+    )
+
+
+def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pairs:
+    """Takes in one secant pair of unit displacement; drops the oldest direction if full.
+
+    Only vectors of length k and matrices of size k x k are worked on beside inner products
+    and sums of rows, so the cost is O(k D).
+    """
+    rank = pairs.frame.shape[0]
+    dtype = pairs.frame.dtype
+    inside = _tree.project(pairs.directions, displacement)
+    residual = _tree.axpy(-1.0, _tree.combine(inside, pairs.directions), displacement)
+    # The second pass makes the residual orthogonal to rounding ("twice is enough").
+    again = _tree.project(pairs.directions, residual)
+    residual = _tree.axpy(-1.0, _tree.combine(again, pairs.directions), residual)
+    inside = inside + again
+    outside = jnp.sqrt(_tree.dot(residual, residual))
+    fresh = outside > tolerance
+
+    unexplained = _tree.axpy(-1.0, _tree.combine(inside, pairs.images), change)
+    share = 1.0 / jnp.where(fresh, outside, jnp.inf)
+    direction = jax.tree.map(lambda r: share.astype(r.dtype) * r, residual)
+    image = jax.tree.map(lambda r: share.astype(r.dtype) * r, unexplained)
+    blame = jnp.where(fresh, 0.0, attribute(pairs.frame, inside, tolerance))
+    images = _add_outer(pairs.images, blame, unexplained)
+
+    matrix = jnp.zeros((rank + 1, rank + 1), dtype)
+    matrix = matrix.at[:rank, :rank].set(
+        pairs.matrix + jnp.outer(_tree.project(pairs.directions, unexplained), blame)
+    )
+    matrix = matrix.at[:rank, rank].set(_tree.project(pairs.directions, image))
+    matrix = matrix.at[rank, :rank].set(_tree.project(images, direction))
+    matrix = matrix.at[rank, rank].set(_tree.dot(direction, image))
+
+    frame = jnp.eye(rank + 1, dtype=dtype).at[:rank, :rank].set(pairs.frame)
+    # A displacement inside the span has no share in the extra row, which then stays the last.
+    frame = age_frame(frame, jnp.append(inside, jnp.where(fresh, outside, 0.0)))
+    full = pairs.used >= rank
+    spare = jnp.where(jnp.arange(rank + 1) == jnp.minimum(pairs.used, rank), 1.0, 0.0)
+    drop = jnp.where(full, frame[-1], spare.astype(dtype))
+    mirror = jnp.where(fresh, _mirror_to_last(drop), 0.0)
+
+    def reflect(rows: Any, last: Any) -> Any:
+        along = _tree.axpy(mirror[-1], last, _tree.combine(mirror[:-1], rows))
+        return _add_outer(rows, -2.0 * mirror[:-1], along)
+
+    reflection = jnp.eye(rank + 1, dtype=dtype) - 2.0 * jnp.outer(mirror, mirror)
+    return Pairs(
+        directions=reflect(pairs.directions, direction),
+        images=reflect(images, image),
+        matrix=(reflection @ matrix @ reflection)[:rank, :rank],
+        frame=(frame @ reflection)[:rank, :rank],
+        used=jnp.where(fresh & ~full, pairs.used + 1, pairs.used),
+    )
+
+
+def _mirror_to_last(unit: jax.Array) -> jax.Array:
+    """Unit normal of the Householder reflection that takes `unit` to the last axis."""
+    normal = unit.at[-1].add(jnp.where(unit[-1] < 0.0, -1.0, 1.0))
+    return normal / jnp.sqrt(jnp.sum(normal**2))
+
+
+def _add_outer(rows: Any, coefficients: jax.Array, vector: Any) -> Any:
+    return jax.tree.map(
+        lambda r, v: r + jnp.expand_dims(coefficients.astype(r.dtype), range(1, r.ndim)) * v,
+        rows,
+        vector,
+    )
+
+
+def track_secants(
+    rank: int = 10, *, tolerance: float = 1e-3, probe: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    r"""Follows the span of the newest displacements, and the gradient changes along it.
+
+    Every step gives a secant pair: the displacement :math:`s = \theta - \theta_b` from the
+    base point, and the gradient change :math:`y = g - g_b`; on a quadratic :math:`y = Hs`.
+    The link keeps k orthonormal directions Q, which span the newest displacements, and
+    their images :math:`W \approx QH`. A displacement outside the span adds a direction,
+    with the image :math:`(y - W^T c) / |s - Q^T c|`, :math:`c = Qs`, and the oldest
+    direction goes, by one Householder reflection. One inside the span corrects the image of
+    the oldest direction that has a share in it. The newest secants therefore hold exactly.
+
+    The base point is the last point that was not worse than its predecessor, judged by
+    gradients alone: the loss changed by :math:`\tfrac12 (g_b + g) \cdot s` (trapezoidal
+    rule). After an increase the next step starts from the base point again, and the pair
+    is kept. Where the gradient is not finite, the step goes back to the base point.
+
+    Noise is measured by probes: a step of length zero gives a second gradient at the same
+    point, and the difference of the two is noise and nothing else. It is exactly zero for a
+    deterministic loss. The first sample is a probe, and then number 64, 128, 256 and so on.
+    The record is marked unreliable while the squared noise is more than 4 % of |y|^2.
+
+    Args:
+      rank: k, largest number of directions, static.
+      tolerance: a unit displacement adds a direction if its part outside the span is longer.
+      probe: whether to ask for probes; without them gradients are taken to be exact.
+
+    Returns:
+      A link from gradients to :class:`Secants`. State: 2k + 2 buffers like the parameters,
+      in at least float32.
+
+    Raises:
+      ValueError: rank is less than 1, or `tolerance` is out of range; in the update,
+        ``params`` is missing or does not match the gradients.
+      TypeError: `rank` is not an integer; a parameter is not of floating type.
+
+    Source:
+      This package; the regression of gradients on positions in a few directions is due to
+      Duda, arXiv:1901.11457.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> tracker = po.track_secants(rank=1)
+      >>> gradient = lambda p: jnp.array([2.0, 8.0]) * (p - jnp.array([1.0, -1.0]))
+      >>> state = tracker.init(jnp.array([3.0, 0.5]))
+      >>> for p in (jnp.array([3.0, 0.5]), jnp.array([3.0, 0.25])):
+      ...     secants, state = tracker.update(gradient(p), state, p)
+      >>> print(abs(secants.directions).round(3), secants.matrix.round(3))
+      [[0. 1.]] [[8.]]
+    """
+    _tree.check_rank(rank)
+    _tree.check_range("tolerance", tolerance, 0.0, 1.0)
+
+    def init(params: Any) -> TrackSecantsState:
+        _tree.check_floating(params)
+        base = _tree.wide(params)
+        zero = jnp.zeros([], jnp.int32)
+        return TrackSecantsState(
+            pairs=Pairs.empty(base, rank),
+            base=base,
+            gradient=jax.tree.map(jnp.zeros_like, base),
+            stretch=jnp.zeros([], _tree.real_type(base)),
+            probing=jnp.array(False),
+            next_probe=zero + (1 if probe else jnp.iinfo(jnp.int32).max),
+            noise=jnp.zeros([], _tree.real_type(base)),
+            doubt=jnp.zeros([], _tree.real_type(base)),
+            count=zero + 0,
+            returned=zero + 0,
+            skipped=zero + 0,
+        )
+
+    def update(
+        updates: Any, state: TrackSecantsState, params: Any = None, **extra_args: Any
+    ) -> tuple[Secants, TrackSecantsState]:
+        del extra_args
+        _tree.check_match(updates, params)
+        point, gradient = (
+            jax.tree.map(lambda x, b: x.astype(b.dtype), tree, state.base)
+            for tree in (params, updates)
+        )
+        square = _tree.dot(gradient, gradient)
+        finite = jnp.isfinite(square)
+        # The base point of a fresh state belongs to no gradient.
+        first = state.count == 0
+        step = jax.tree.map(lambda x, b: jnp.where(first, 0.0, x - b), point, state.base)
+        rise = _tree.axpy(-1.0, state.gradient, gradient)
+        moved = jnp.sqrt(_tree.dot(step, step))
+        change = 0.5 * (_tree.dot(state.gradient, step) + _tree.dot(gradient, step))
+        kept = first | (change <= 0.0) | ~state.reliable
+
+        # A step of a few roundings of the parameters says nothing about the curvature.
+        scale = jnp.sqrt(_tree.dot(point, point))
+        usable = finite & (moved > 8.0 * jnp.finfo(moved.dtype).eps * scale)
+        per_length = 1.0 / jnp.where(usable, moved, 1.0)
+        unit, slope = (
+            jax.tree.map(lambda x: per_length.astype(x.dtype) * x, tree) for tree in (step, rise)
+        )
+        pairs = _tree.where(usable, insert(state.pairs, unit, slope, tolerance), state.pairs)
+        size, along = jnp.sqrt(_tree.dot(slope, slope)), jnp.abs(_tree.dot(slope, unit))
+        # |y|^2 / |s.y| is a curvature that favours the stiff directions; it has no bound
+        # where the secant sees no curvature along itself.
+        stretch = size * jnp.minimum(size / jnp.where(along > 0.0, along, 1.0), _STIFFEST)
+        stretch = jnp.where(usable & (along > 0.0), stretch, state.stretch)
+
+        noise, doubt = _assess(state, _tree.dot(rise, rise), square, moved)
+        count = state.count + 1
+        probing = kept & (count >= state.next_probe)
+        forward = finite & kept
+        new = TrackSecantsState(
+            pairs=pairs,
+            base=_tree.where(forward, point, state.base),
+            gradient=_tree.where(forward, gradient, state.gradient),
+            stretch=stretch,
+            probing=probing,
+            next_probe=jnp.where(probing, jnp.maximum(_SECOND_PROBE, 2 * count), state.next_probe),
+            noise=noise,
+            doubt=doubt,
+            count=count,
+            returned=state.returned + jnp.where(kept, 0, 1),
+            skipped=state.skipped,
+        )
+        new = _tree.where(finite, new, state._replace(skipped=state.skipped + 1))
+        # From where the gradient is not finite the way leads back as well.
+        back = jnp.where(finite, ~kept, state.reliable & ~first)
+        secants = Secants(
+            directions=pairs.directions,
+            images=pairs.images,
+            matrix=pairs.matrix,
+            frame=pairs.frame,
+            stretch=stretch,
+            gradient=new.gradient,
+            recoil=jax.tree.map(lambda b, x: jnp.where(back, b - x, 0.0), new.base, point),
+            # Only a step that the model proposed can be held against it.
+            moved=jnp.where(state.reliable & ~state.probing, moved, 0.0),
+            change=change,
+            scale=scale,
+            count=new.count,
+            probing=probing,
+            reliable=new.reliable,
+            finite=finite,
+        )
+        return secants, new
+
+    return link(init, update)
+
+
+def _assess(
+    state: TrackSecantsState, rise: jax.Array, square: jax.Array, moved: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Noise and doubt after a sample, from |g - g_b|^2, |g|^2 and the length of the step."""
+    still = moved == 0.0
+    measured = state.probing & still
+    noise = jnp.where(measured, rise, state.noise)
+    # Before there is a secant to compare with, the noise is compared with the gradient.
+    reference = jnp.where(measured, square, rise)
+    fraction = jnp.where(noise > 0.0, noise / jnp.where(reference > 0.0, reference, 1.0), 0.0)
+    weight = jnp.where(measured & (state.count <= 1), 1.0, jnp.where(still, 0.0, _DOUBT_WEIGHT))
+    return noise, state.doubt + weight * (fraction - state.doubt)

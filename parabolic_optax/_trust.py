@@ -1,0 +1,187 @@
+"""Step rule in several directions: a :class:`Quadratic` in, updates out."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Quadratic, link
+
+# An eigenvalue below this fraction of the largest is rounding.
+_FLOOR = 1e-7
+_NEWTON_STEPS = 12
+# Of the radius after a step to where the gradient is not finite.
+_RETREAT = 0.25
+
+
+class TrustRegionState(NamedTuple):
+    """State of :func:`step_trust_region`.
+
+    Attributes:
+      radius: longest step, parameter units; scalar.
+      predicted: change of the loss that the model promised for the last step; scalar.
+    """
+
+    radius: jax.Array
+    predicted: jax.Array
+
+    def readings(self) -> dict[str, jax.Array]:
+        return {"radius": self.radius}
+
+    def restart(self) -> "TrustRegionState":
+        return self._replace(predicted=jnp.zeros_like(self.predicted))
+
+
+def radius_kernel(
+    radius: jax.Array, predicted: jax.Array, actual: jax.Array, moved: jax.Array
+) -> jax.Array:
+    """Trust radius after a step of length `moved`; all scalars.
+
+    Half the step where less than a quarter of the predicted decrease came true, twice the
+    radius where more than three quarters did and the step had been limited by it.
+    """
+    tiny = jnp.finfo(radius.dtype).tiny
+    ratio = actual / jnp.minimum(predicted, -tiny)
+    grown = jnp.where((ratio > 0.75) & (moved > 0.8 * radius), 2.0 * radius, radius)
+    return jnp.where(ratio < 0.25, 0.5 * moved, grown)
+
+
+def bounded_newton(slopes: jax.Array, curvatures: jax.Array, radius: jax.Array) -> jax.Array:
+    r"""Newton step of at most the given length, in an eigenbasis; [n].
+
+    Args:
+      slopes: gradient c, [n].
+      curvatures: eigenvalues l, not 0, [n].
+      radius: scalar.
+
+    Returns:
+      -c / (l + sign(l) m) with the smallest m >= 0 for which the step is inside.
+    """
+    size = jnp.abs(curvatures)
+
+    def length(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        step = slopes / (size + shift)
+        square = jnp.sum(step**2)
+        return jnp.sqrt(square), jnp.sum(step**2 / (size + shift)) / jnp.where(
+            square > 0.0, square, 1.0
+        )
+
+    def improve(_: Any, shift: jax.Array) -> jax.Array:
+        # Newton's method on 1 / length, which is nearly linear in the shift.
+        norm, fall = length(shift)
+        return jnp.maximum(0.0, shift + (norm / radius - 1.0) / jnp.where(fall > 0.0, fall, 1.0))
+
+    shift = jax.lax.fori_loop(0, _NEWTON_STEPS, improve, jnp.zeros_like(radius))
+    norm, _ = length(shift)
+    fit = jnp.minimum(1.0, radius / jnp.where(norm > 0.0, norm, 1.0))
+    return -fit * slopes / (curvatures + jnp.sign(curvatures) * shift)
+
+
+def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransformationExtraArgs:
+    r"""Newton step in the span and along the gradient it leaves, inside a trust radius.
+
+    With eigenpairs :math:`(\lambda_i, e_i)` of the span, slopes :math:`c_i`, and the
+    gradient :math:`r = g - \sum_i (c_i / \lambda_i) H e_i` predicted after the step in the
+    span, the model has one more direction: :math:`r_\perp`, the part of r outside the span.
+    The curvature along it is unknown; it is taken as the newest secant's, after the step in
+    the span has been adapted to it (a Schur complement). Couplings
+    :math:`e_i \cdot H r_\perp` are known from the images. The step minimises this model
+    within the radius.
+
+    The radius follows the ratio of the actual change of the loss (of the gradients, by the
+    trapezoidal rule) to the predicted one. The first step has the initial radius as its
+    length. After a step to where the gradient is not finite it is a quarter.
+
+    Args:
+      initial_radius: in units of the length of the parameters; of 1 where they are 0.
+
+    Returns:
+      A link from :class:`Quadratic` to updates in the parameters' types; two scalars.
+
+    Raises:
+      ValueError: the initial radius is not positive; in the update, ``params`` is missing.
+
+    Source:
+      This package; trust radius as in Nocedal and Wright, Numerical Optimization, ch. 4.
+
+    Example:
+      >>> import jax.numpy as jnp, parabolic_optax as po
+      >>> from parabolic_optax._trust import bounded_newton
+      >>> print(bounded_newton(jnp.array([2.0, 6.0]), jnp.array([1.0, -2.0]), jnp.float32(9.0)))
+      [-2.  3.]
+    """
+    _tree.check_range("initial_radius", initial_radius, 1e-30)
+
+    def init(params: Any) -> TrustRegionState:
+        zero = jnp.zeros([], _tree.real_type(params))
+        return TrustRegionState(radius=zero, predicted=zero + 0)
+
+    def update(
+        updates: Quadratic, state: TrustRegionState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, TrustRegionState]:
+        del extra_args
+        secants = updates.secants
+        start = initial_radius * jnp.where(secants.scale > 0.0, secants.scale, 1.0)
+        # Steps shorter than a few roundings of the parameters cannot be judged.
+        floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
+        judged = radius_kernel(state.radius, state.predicted, secants.change, secants.moved)
+        radius = jnp.where(secants.moved > 0.0, jnp.maximum(judged, floor), state.radius)
+        radius = jnp.where(state.radius > 0.0, radius, start)
+        with jax.default_matmul_precision("highest"):
+            step, predicted = _minimise(updates, radius)
+        go = secants.finite & ~secants.probing
+        moves = jax.tree.map(
+            lambda back, x, p: (back + jnp.where(go, x, 0.0)).astype(p.dtype),
+            secants.recoil,
+            step,
+            params,
+        )
+        shorter = state._replace(radius=_RETREAT * state.radius)
+        return moves, _tree.where(secants.finite, TrustRegionState(radius, predicted), shorter)
+
+    return link(init, update)
+
+
+def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
+    """Step of the model within the radius, and the change of the loss it promises."""
+    secants, vectors = quadratic.secants, quadratic.eigenvectors
+    curvatures = _bounded_below(quadratic.eigenvalues)
+    inverse = jnp.where(curvatures == 0.0, 0.0, 1.0 / jnp.where(curvatures == 0.0, 1.0, curvatures))
+
+    inside = vectors @ (-inverse * quadratic.slopes)
+    left = _tree.axpy(1.0, _tree.combine(inside, secants.images), secants.gradient)
+    for _ in range(2):  # the second pass makes it orthogonal to rounding
+        along = _tree.project(secants.directions, left)
+        left = _tree.axpy(-1.0, _tree.combine(along, secants.directions), left)
+    size = jnp.sqrt(_tree.dot(left, left))
+    per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
+    outward = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, left)
+
+    coupling = vectors.T @ _tree.project(secants.images, outward)
+    slope = _tree.dot(outward, secants.gradient)
+    # Before the first secant nothing is known: a step of the full radius.
+    unknown = jnp.where(secants.stretch > 0.0, secants.stretch, jnp.abs(slope) / radius)
+    corner = unknown + jnp.sum(coupling**2 * inverse)
+    model = jnp.diag(jnp.append(curvatures, corner)).at[-1, :-1].set(coupling)
+    model = model.at[:-1, -1].set(coupling)
+    eigenvalues, turned = jnp.linalg.eigh(model)
+    eigenvalues = _bounded_below(eigenvalues)
+    slopes = turned.T @ jnp.append(quadratic.slopes, slope)
+    known = jnp.where(eigenvalues == 0.0, 1.0, eigenvalues)
+    newton = jnp.where(eigenvalues == 0.0, 0.0, bounded_newton(slopes, known, radius))
+    predicted = jnp.sum(slopes * newton + 0.5 * eigenvalues * newton**2)
+
+    coefficients = turned @ newton
+    step = _tree.axpy(
+        coefficients[-1], outward, _tree.combine(vectors @ coefficients[:-1], secants.directions)
+    )
+    return step, predicted
+
+
+def _bounded_below(eigenvalues: jax.Array) -> jax.Array:
+    """The eigenvalues, away from 0 by a fraction of the largest; 0 where all are 0."""
+    floor = _FLOOR * jnp.max(jnp.abs(eigenvalues))
+    sign = jnp.where(eigenvalues < 0.0, -1.0, 1.0)
+    return sign * jnp.maximum(jnp.abs(eigenvalues), floor)

@@ -1,0 +1,158 @@
+"""The gate of ogr: on for exact gradients, off under noise; and what optax asks of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import matrix_loss, matrix_params, train
+
+import parabolic_optax as po
+
+CURVATURES = jnp.array([1.0, 5.0, 20.0, 0.3])
+CENTRE = jnp.array([2.0, -1.0, 0.5, 3.0])
+START = jnp.array([0.5, 1.0, -2.0, 1.0])
+
+
+def bowl(p):
+    return 0.5 * jnp.sum(CURVATURES * (p - CENTRE) ** 2)
+
+
+def train_noisily(optimizer, noise, steps, read=lambda params, state: None):
+    def step(carry, key):
+        params, state = carry
+        grads = jax.grad(bowl)(params) + noise * jax.random.normal(key, (4,))
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), read(params, state)
+
+    keys = jax.random.split(jax.random.key(0), steps)
+    carry = (START, optimizer.init(START))
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(carry)
+
+
+def second_order(_, state):
+    return po.metrics(state)["second_order"]
+
+
+def test_gate_stays_open_on_exact_gradients_also_at_convergence():
+    (params, _), on = train(po.ogr(4), bowl, START, 300, second_order)
+    assert np.all(np.asarray(on) == 1.0)
+    assert bowl(params) < 1e-8 * bowl(START)
+
+
+def test_first_step_is_a_probe_and_the_rest_is_the_chain_alone():
+    _, gated = train(po.ogr(2), bowl, START, 21, lambda params, _: params)
+    _, alone = train(po.ogr(2, base=None), bowl, START, 20, lambda params, _: params)
+    np.testing.assert_array_equal(gated[0], START)
+    np.testing.assert_allclose(gated[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_closes_the_gate_and_the_base_carries_on():
+    steps = 400
+    (ours, state), on = train_noisily(po.ogr(4), 5.0, steps, second_order)
+    (theirs, base), _ = train_noisily(po.parabolic_adam(), 5.0, steps)
+    assert on[0] == 1.0  # nothing is known before the probe
+    assert np.mean(on[1:]) == 0.0
+    reached = bowl(po.eval_params(base, theirs))
+    assert bowl(po.eval_params(state, ours)) < 1.3 * reached
+    assert reached < 0.1 * bowl(START)
+
+
+def test_little_noise_leaves_the_gate_open_until_it_is_all_that_is_left():
+    _, on = train_noisily(po.ogr(4), 1e-3, 200, second_order)
+    assert np.all(on[:5] == 1.0)
+    assert on[-1] == 0.0
+
+
+def test_averaged_parameters_are_the_parameters_while_the_gate_is_open():
+    (params, state), _ = train(po.ogr(4), bowl, START, 10)
+    np.testing.assert_array_equal(po.eval_params(state, params), params)
+
+
+def test_a_skipped_step_is_counted_once_and_waits_for_a_finite_gradient():
+    optimizer = po.ogr(3)
+    (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 6)
+    grads = jax.tree.map(lambda g: g.at[0].set(jnp.nan), jax.grad(matrix_loss)(params))
+    update = jax.jit(optimizer.update)
+    for count in (1, 2):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        assert po.metrics(state)["skipped"] == count
+    start = matrix_loss(params)
+    for _ in range(10):
+        updates, state = update(jax.grad(matrix_loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert matrix_loss(params) < start
+
+
+def types(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+def test_one_trace_stable_types_and_donation(dtype):
+    optimizer, traces = po.ogr(3), []
+
+    def step(params, state):
+        traces.append(None)
+        updates, state = optimizer.update(jax.grad(matrix_loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = matrix_params(dtype)
+    state = optimizer.init(params)
+    before, start = types((params, state)), matrix_loss(params)
+    jitted = jax.jit(step, donate_argnums=(0, 1))
+    for _ in range(8):
+        params, state = jitted(params, state)
+    assert types((params, state)) == before
+    assert len(traces) == 1
+    assert matrix_loss(params) < 0.9 * start
+
+
+def test_many_problems_at_once():
+    centres = jnp.asarray(np.random.default_rng(0).normal(size=(100, 4)), jnp.float32)
+    optimizer = po.ogr(4)
+
+    def solve(centre):
+        def loss(p):
+            return jnp.sum((1.0 + 0.1 * (p - centre) ** 2) * CURVATURES * (p - centre) ** 2)
+
+        (params, _), _ = train(optimizer, loss, START, 60)
+        return loss(params)
+
+    assert jnp.all(jax.vmap(solve)(centres) < 1e-5)
+
+
+def test_empty_and_scalar_parameters():
+    optimizer = po.ogr(2)
+    params = {"a": jnp.array(3.0), "none": jnp.zeros((0, 2))}
+    (end, _), _ = train(optimizer, lambda p: (p["a"] - 5.0) ** 2, params, 20)
+    np.testing.assert_allclose(end["a"], 5.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: po.ogr(0), ValueError, "rank must be at least 1"),
+        (lambda: po.ogr(2.0), TypeError, "rank must be an integer"),
+        (lambda: po.ogr(initial_radius=0.0), ValueError, "initial_radius must lie between"),
+        (lambda: po.ogr(damping=-1.0), ValueError, "damping must lie between"),
+        (lambda: po.ogr(base=optax.adam(0.1)), ValueError, "downhill"),
+    ],
+)
+def test_bad_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_missing_params_are_named():
+    optimizer = po.ogr(2)
+    with pytest.raises(ValueError, match="params is needed"):
+        optimizer.update(START, optimizer.init(START))
+
+
+def test_ranks_of_tracker_and_estimator_must_agree():
+    chain = optax.chain(po.track_secants(3), po.estimate_secants(2))
+    with pytest.raises(ValueError, match="give both the same rank"):
+        chain.update(START, chain.init(START), START)
