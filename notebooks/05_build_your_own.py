@@ -50,14 +50,15 @@ print("the base step, downhill:", sample.update)
 # %% [markdown]
 # ## A new method in four lines
 #
-# Any optax direction will do as a base. This one is the sign of a mean of gradients, as in Lion,
-# with one step size for the whole model.
+# Any optax direction that points like the gradient can be the base. This one is momentum, scaled to
+# unit length over the whole model, with one step size for all of it.
 
 
 # %%
-def sign_descent():
+def unit_momentum():
+    base = optax.chain(optax.trace(0.9), optax.normalize_by_update_norm())
     return optax.chain(
-        po.track_displacement(optax.scale_by_lion(), per="global"),
+        po.track_displacement(base, per="global"),
         po.estimate_uncentred(per="global"),
         po.flip_saddles(),
         po.step_multiplicative(per="global"),
@@ -180,7 +181,7 @@ def train(optimizer, per, seed):
 
 methods = {
     "parabolic_adam()": (po.parabolic_adam(), "tensor"),
-    "sign_descent()": (sign_descent(), "global"),
+    "unit_momentum()": (unit_momentum(), "global"),
     "deliberate_adam()": (deliberate_adam(), "tensor"),
     "rprop_like()": (rprop_like(), "global"),
 }
