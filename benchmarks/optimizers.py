@@ -1,5 +1,6 @@
 """What is compared: ours, tuned standards, and other methods that need no learning rate."""
 
+import ast
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -182,6 +183,7 @@ OPTIMIZERS = {
         ours("parabolic_adamw", po.parabolic_adamw),
         ours("parabolic_muon", po.parabolic_muon),
         ours("parabolic_lion", functools.partial(po.parabolic, optax.scale_by_lion())),
+        ours("ogr", po.ogr),
         ours("parabolic_kron", lambda **setting: po.parabolic(_kron(), **setting)),
         with_final_decay(_PARABOLIC_ADAM),
         *_tuned("adam", with_rate(optax.scale_by_adam), 4e-3),
@@ -223,7 +225,7 @@ def find(name: str) -> Optimizer:
     if optimizer.kind != "ours":
         raise ValueError(f"{base} takes no constants; only this package's optimizers do")
     pairs = (constant.partition("=") for constant in constants)
-    chosen = {argument: _number_or_text(value) for argument, _, value in pairs}
+    chosen = {argument: _constant(value) for argument, _, value in pairs}
 
     def build(setting: Setting, steps: int):
         return optimizer.build({**chosen, **setting}, steps)
@@ -232,10 +234,10 @@ def find(name: str) -> Optimizer:
     return optimizer._replace(name=name, build=build, trace=trace)
 
 
-def _number_or_text(text: str) -> float | str:
+def _constant(text: str) -> Any:
     try:
-        return float(text)
-    except ValueError:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
         return text
 
 

@@ -75,24 +75,26 @@ def summary(scores: Scores) -> str:
 
 def details(scores: Scores) -> str:
     """Ratios to the reference, one line per entry and one column per workload."""
-    lines = _head(f"ratio to {REFERENCE.label}", scores.workloads)
-    for entry in scores.entries:
-        ratios = [_ratio(scores.ratio(workload, entry)) for workload in scores.workloads]
-        lines.append(_row(entry.label, ratios))
-    return "\n".join(lines)
+    return _by_workload(
+        f"ratio to {REFERENCE.label}",
+        scores,
+        scores.entries,
+        lambda workload, entry: _ratio(scores.ratio(workload, entry)),
+    )
 
 
 def best_settings(scores: Scores) -> str:
     """Where the tuned methods have their best rate (and weight decay)."""
-    lines = _head("best rate, weight decay", scores.workloads)
-    for entry in scores.tuned:
-        cells = []
-        for workload in scores.workloads:
-            record = scores.best(workload, entry)
-            setting = record["setting"] if record else None
-            cells.append(f"{setting['rate']:g}, {setting['weight_decay']:g}" if setting else "–")
-        lines.append(_row(entry.label, cells))
-    return "\n".join(lines)
+
+    def cell(workload: str, entry: Entry) -> str:
+        record = scores.best(workload, entry)
+        return (
+            f"{record['setting']['rate']:g}, {record['setting']['weight_decay']:g}"
+            if record
+            else "–"
+        )
+
+    return _by_workload("best rate, weight decay", scores, scores.tuned, cell)
 
 
 def wins(scores: Scores) -> str:
@@ -108,24 +110,23 @@ def wins(scores: Scores) -> str:
 
 def steps(scores: Scores) -> str:
     """How much of the run it takes to reach the final loss of the tuned cosine."""
-    lines = _head(f"fraction of the run to the loss of {REFERENCE.label}", scores.workloads)
-    for entry in scores.entries:
-        fractions = [scores.steps_to_target(workload, entry) for workload in scores.workloads]
-        lines.append(_row(entry.label, [_fraction(fraction) for fraction in fractions]))
-    return "\n".join(lines)
+    return _by_workload(
+        f"fraction of the run to the loss of {REFERENCE.label}",
+        scores,
+        scores.entries,
+        lambda workload, entry: _fraction(scores.steps_to_target(workload, entry)),
+    )
 
 
 def seconds(scores: Scores) -> str:
     """Milliseconds per step, where no other runner was at work."""
-    lines = _head("ms per step", scores.workloads)
-    for entry in scores.entries:
-        cells = []
-        for workload in scores.workloads:
-            record = scores.best(workload, entry)
-            time = record.get("seconds") if record else None
-            cells.append(f"{1e3 * time / record['steps']:.2f}" if record and time else "–")
-        lines.append(_row(entry.label, cells))
-    return "\n".join(lines)
+
+    def cell(workload: str, entry: Entry) -> str:
+        record = scores.best(workload, entry)
+        time = record.get("seconds") if record else None
+        return f"{1e3 * time / record['steps']:.2f}" if record and time else "–"
+
+    return _by_workload("ms per step", scores, scores.entries, cell)
 
 
 def failures(scores: Scores) -> str:
@@ -166,6 +167,15 @@ def robustness(scores: Scores) -> str:
         cells = ", ".join(f"{value}: {_ratio(loss / middle)}" for value, loss in losses.items())
         worst = max(losses.values()) / middle
         lines.append(_row(f"{workload}, {optimizer}()", [kind, cells, _ratio(worst)]))
+    return "\n".join(lines)
+
+
+def _by_workload(
+    title: str, scores: Scores, entries: Sequence[Entry], cell: Callable[[str, Entry], str]
+) -> str:
+    lines = _head(title, scores.workloads)
+    for entry in entries:
+        lines.append(_row(entry.label, [cell(workload, entry) for workload in scores.workloads]))
     return "\n".join(lines)
 
 

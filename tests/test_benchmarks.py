@@ -1,5 +1,6 @@
 """The instrument: problems, tuner, resuming, and the arithmetic of the report."""
 
+import importlib
 import json
 import math
 import os
@@ -397,3 +398,13 @@ def test_alarm_is_raised_by_worse_and_by_missing_records(tmp_path):
     missing = [json.dumps(record) for record in changed if record is not ours]
     path.write_text("\n".join(missing), "utf-8")
     assert alarm.main([str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_every_command_can_be_started(path):
+    try:
+        importlib.import_module(f"benchmarks.{path.stem}")
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] in ("benchmarks", "parabolic_optax", "tests"):
+            raise
+        pytest.skip(f"needs {error.name}")

@@ -8,30 +8,25 @@ from benchmarks.layers import Params, cross_entropy, mlp, mlp_init
 from benchmarks.workloads.workload import Workload, squared_error, supervised
 
 
-def regression(name, dataset, hidden, *, steps) -> Workload:
-    sizes = (dataset.train[0].shape[-1], *hidden, 1)
+def network(name, dataset, hidden, outputs, activation, loss, *, steps) -> Workload:
+    sizes = (dataset.train[0].shape[-1], *hidden, outputs)
     return supervised(
         name,
         dataset,
         lambda key: mlp_init(key, sizes),
-        lambda params, x: mlp(params, x, jax.nn.gelu),
-        squared_error,
+        lambda params, x: mlp(params, x, activation),
+        loss,
         batch=64,
         steps=steps,
     )
+
+
+def regression(name, dataset, hidden, *, steps) -> Workload:
+    return network(name, dataset, hidden, 1, jax.nn.gelu, squared_error, steps=steps)
 
 
 def classification(name, dataset, hidden, *, steps) -> Workload:
-    sizes = (dataset.train[0].shape[-1], *hidden, dataset.classes)
-    return supervised(
-        name,
-        dataset,
-        lambda key: mlp_init(key, sizes),
-        lambda params, x: mlp(params, x, jax.nn.silu),
-        cross_entropy,
-        batch=64,
-        steps=steps,
-    )
+    return network(name, dataset, hidden, dataset.classes, jax.nn.silu, cross_entropy, steps=steps)
 
 
 def embeddings(name, dataset, width, *, steps) -> Workload:

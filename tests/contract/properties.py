@@ -179,3 +179,5 @@ def many_more(make: Make) -> None:
     """all of these for many more trees"""
     for holds in (trees_of_all_kinds, mirror, names, order):
         holds(make, 60)
+        # Every tree compiles anew, and a process can hold only so many programs.
+        jax.clear_caches()

@@ -14,6 +14,9 @@ OURS = {
     "parabolic_muon": partial(po.parabolic_muon, learning_rate=1.0),
 }
 
+# Does not keep the whole contract yet: in the table on request, and not held to it by the tests.
+UNFINISHED = {"ogr": partial(po.ogr)}
+
 PEERS = {
     "adamw": partial(optax.adamw, learning_rate=1e-2),
     "prodigy": partial(optax.contrib.prodigy, learning_rate=1.0),
@@ -26,4 +29,6 @@ PEERS = {
 
 def name_of(make: partial) -> str:
     """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
-    return next(name for name, known in (OURS | PEERS).items() if known.func is make.func)
+    return next(
+        name for name, known in (OURS | UNFINISHED | PEERS).items() if known.func is make.func
+    )
