@@ -175,7 +175,11 @@ def draw(record: dict) -> None:
         ratios = np.geomspace(1, 64, 200)
         for name in names:
             relative = [r[name] / min(r.values()) for r in counts.values() if name in r]
-            axes.step(ratios, [np.mean(np.array(relative) <= r) for r in ratios], label=name)
+            axes.step(
+                ratios,
+                [np.mean(np.array(relative) <= r) for r in ratios],
+                label=f"{name}, {len(relative)} problems",
+            )
         axes.set(xscale="log", xlabel="gradients, relative to the best solver", ylim=(0, 1))
         axes.set_title(f"within {tolerance:g} of the best", fontsize=10)
     figure.axes[0].set_ylabel("fraction of problems")

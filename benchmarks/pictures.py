@@ -67,7 +67,10 @@ def _sensitivity(scores: Scores, workload: str, axis: Axes) -> None:
     losses = (scores.loss(workload, entry) for entry in scores.entries)
     best = min((loss for loss in losses if math.isfinite(loss)), default=None)
     if best is not None:
-        axis.set_ylim(0.95 * best, 1.8 * best)
+        # Rates far off may leave the picture, ours may not.
+        ours = (scores.loss(workload, entry) for entry, _ in _main(scores.ours))
+        worst = max((loss for loss in ours if math.isfinite(loss)), default=best)
+        axis.set_ylim(0.95 * best, max(1.8 * best, 1.05 * worst))
 
 
 def _step_size(scores: Scores, workload: str, axis: Axes) -> None:

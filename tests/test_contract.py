@@ -9,7 +9,6 @@ from tests.contract.row import NotApplicableError, check
 from tests.contract.subjects import OURS
 from tests.contract.table import BROKEN, ROWS
 
-
 # Promises that are not kept yet; a strict failure tells when one is.
 MISSED = {
     ("netket", name): "from parameters near 0 the steps grow too slowly for 400 steps"
