@@ -52,6 +52,7 @@ SUITES = {
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 3),
+    "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 
 
