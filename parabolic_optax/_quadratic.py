@@ -71,7 +71,7 @@ def spectrum_kernel(matrix: jax.Array, frame: jax.Array) -> tuple[jax.Array, jax
     size = jnp.abs(eigenvalues)
     size = jnp.maximum(size, _FLOOR * jnp.max(size))
     scale = 1.0 / jnp.sqrt(jnp.where(size > 0.0, size, 1.0))
-    skew = scale[:, None] * (vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors) * scale
+    skew = jnp.outer(scale, scale) * (vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors)
     return eigenvalues, vectors, jnp.sqrt(jnp.sum(skew**2, axis=1))
 
 
@@ -120,10 +120,10 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
             )
         with jax.default_matmul_precision("highest"):
             eigenvalues, vectors, asymmetry = spectrum_kernel(updates.matrix, updates.frame)
-            slopes = vectors.T @ _tree.project(updates.directions, updates.gradient)
+            slopes = vectors.T @ _tree.project(updates.directions, updates.gradient, rank)
         quadratic = Quadratic(updates, eigenvalues, vectors, slopes, asymmetry)
         new = SpectrumState(eigenvalues, slopes, asymmetry)
-        return quadratic, _tree.where(updates.finite, new, state)
+        return quadratic, _tree.where(updates.usable, new, state)
 
     return link(init, update)
 

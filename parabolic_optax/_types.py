@@ -80,16 +80,17 @@ class Secants(NamedTuple):
       stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 1.5 |y| / |s|, which
         stands for the curvature outside the span; scalar.
       gradient: gradient at the base point; like the parameters.
-      recoil: base point minus parameters, zero unless the last step was taken back.
-      moved: length of the last step, parameter units; 0 if it was not the model's; scalar.
+      recoil: base point minus parameters, zero unless the last step is taken back.
+      moved: length of the last step, parameter units; 0 if it was not the model's, or if
+        its gradient says nothing about it; scalar.
       change: change of the loss over it by the trapezoidal rule, from the two gradients
         alone, loss units; scalar.
       scale: length of the parameters, parameter units; scalar.
       count: number of the sample, 1 for the first; int32 scalar.
       probing: whether the step must be zero, to measure the noise; bool scalar.
       reliable: whether noise leaves enough of the gradient changes; bool scalar.
-      finite: whether every gradient was finite; when it is False, the links keep their
-        state and the step is `recoil`; bool scalar.
+      usable: whether the squared norm of the gradient is a number other than zero. Where it
+        is not, the links keep their state and the step is `recoil`; bool scalar.
     """
 
     directions: Any
@@ -105,7 +106,7 @@ class Secants(NamedTuple):
     count: jax.Array
     probing: jax.Array
     reliable: jax.Array
-    finite: jax.Array
+    usable: jax.Array
 
 
 class Quadratic(NamedTuple):
