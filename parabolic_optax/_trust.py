@@ -122,7 +122,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
         updates: Quadratic, state: TrustRegionState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TrustRegionState]:
         del extra_args
-        secants = updates.secants
+        secants = updates.sample
         start = initial_radius * jnp.where(secants.scale > 0.0, secants.scale, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
         floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
@@ -147,7 +147,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
 
 def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     """Step of the model within the radius, and the change of the loss it promises."""
-    secants, vectors = quadratic.secants, quadratic.eigenvectors
+    secants, vectors = quadratic.sample, quadratic.eigenvectors
     rank = vectors.shape[0]
     curvatures = _bounded_below(quadratic.eigenvalues)
     inverse = jnp.where(curvatures == 0.0, 0.0, 1.0 / jnp.where(curvatures == 0.0, 1.0, curvatures))

@@ -8,7 +8,7 @@ A parabolic optimizer is a plain :func:`optax.chain` of four roles::
 The links before the last one return a record instead of bare updates. optax hands
 whatever pytree a link returns to the next link; under ``jit`` the records exist only
 while tracing and cost nothing. In several directions at once the records are
-:class:`Secants` and :class:`Quadratic` instead.
+:class:`Secants` or :class:`Span`, and :class:`Quadratic`, instead.
 """
 
 from collections.abc import Callable
@@ -109,22 +109,60 @@ class Secants(NamedTuple):
     usable: jax.Array
 
 
-class Quadratic(NamedTuple):
-    """The loss modelled in the span of the secants.
+class Span(NamedTuple):
+    """One observation of the loss along k orthonormal directions that turn slowly.
+
+    The running means are of all samples, with the weight of `weight` for the newest one.
 
     Attributes:
-      secants: what the model was fitted to.
+      directions: k orthonormal rows V, zero where not yet filled, fixed before the gradient
+        of the previous sample was drawn; like the parameters, with a leading axis of k.
+      turn: their coefficients over the directions of the sample before, [k, k].
+      gradient: gradient at the parameters; like the parameters.
+      distance: length of the parameters minus their mean before this sample; scalar.
+      position: the same along the directions, parameter units; float of shape [k].
+      rise: gradient minus its mean before this sample, along the directions; [k].
+      mean_slope: mean gradient along the directions, this sample included; [k].
+      step: parameters minus those of the previous sample, along the directions; [k].
+      change: gradient minus that of the previous sample, along the directions; [k].
+      lever: parameters of the previous sample minus the mean at that time, along the
+        directions, and so known before its gradient was drawn; [k].
+      weight: of this sample in every running mean, 1 for the first; scalar.
+      count: number of the sample, 1 for the first; int32 scalar.
+      usable: as in :class:`Sample`; bool scalar.
+    """
+
+    directions: Any
+    turn: jax.Array
+    gradient: Any
+    distance: jax.Array
+    position: jax.Array
+    rise: jax.Array
+    mean_slope: jax.Array
+    step: jax.Array
+    change: jax.Array
+    lever: jax.Array
+    weight: jax.Array
+    count: jax.Array
+    usable: jax.Array
+
+
+class Quadratic(NamedTuple):
+    """The loss modelled in the span of a few directions.
+
+    Attributes:
+      sample: what the model was fitted to, :class:`Secants` or :class:`Span`.
       eigenvalues: of the Hessian in the span, loss units per squared parameter unit; float
         of shape [k], 0 for directions not yet filled.
       eigenvectors: their coefficients over the directions, one per column; [k, k].
-      slopes: gradient at the base point along each eigenvector, loss units per parameter
-        unit; float of shape [k].
+      slopes: gradient along each eigenvector, at the base point of secants, at the
+        parameters of a span, loss units per parameter unit; float of shape [k].
       asymmetry: of the measured Hessian along each eigenvector, relative to the
         eigenvalues; it vanishes on a quadratic and measures noise and change of the
         Hessian; float of shape [k].
     """
 
-    secants: Secants
+    sample: Any
     eigenvalues: jax.Array
     eigenvectors: jax.Array
     slopes: jax.Array

@@ -15,6 +15,13 @@ OURS = {
     "ogr": partial(po.ogr),
 }
 
+# Kept for comparison with the literature: in the table on request.
+REFERENCES = {
+    "ogr_momentum": partial(po.ogr_momentum, learning_rate=1e-2),
+    "ogr_published": partial(po.ogr_published, learning_rate=1e-2),
+    "ogr_diagonal": partial(po.ogr_diagonal, learning_rate=1e-2),
+}
+
 PEERS = {
     "adamw": partial(optax.adamw, learning_rate=1e-2),
     "prodigy": partial(optax.contrib.prodigy, learning_rate=1.0),
@@ -27,4 +34,6 @@ PEERS = {
 
 def name_of(make: partial) -> str:
     """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
-    return next(name for name, known in (OURS | PEERS).items() if known.func is make.func)
+    return next(
+        name for name, known in (OURS | REFERENCES | PEERS).items() if known.func is make.func
+    )
