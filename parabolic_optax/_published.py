@@ -72,7 +72,7 @@ def ogr_momentum(
       ...     return (p + updates, state), None
       >>> p = jnp.array([0.5, 1.0])
       >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-5)
+      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
       True
     """
     return optax.chain(
@@ -142,7 +142,7 @@ def ogr_published(
       ...     return (p + updates, state), None
       >>> p = jnp.array([0.5, 1.0])
       >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-5)
+      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
       True
     """
     return optax.chain(
@@ -211,7 +211,7 @@ def ogr_diagonal(
       ...     return (p + updates, state), None
       >>> p = jnp.array([0.5, 1.0])
       >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-5)
+      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
       True
     """
     return _coordinates.scale_by_coordinates(

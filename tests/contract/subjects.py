@@ -31,9 +31,9 @@ PEERS = {
     "lbfgs": partial(optax.lbfgs),
 }
 
+SUBJECTS = OURS | REFERENCES | PEERS
+
 
 def name_of(make: partial) -> str:
     """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
-    return next(
-        name for name, known in (OURS | REFERENCES | PEERS).items() if known.func is make.func
-    )
+    return next(name for name, known in SUBJECTS.items() if known.func is make.func)
