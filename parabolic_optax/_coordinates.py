@@ -143,12 +143,10 @@ def scale_by_coordinates(
             step = jnp.where(known, way, -learning_rate * g)
             return step, mean, mean_gradient, spread, response
 
-        results = jax.tree.map(
-            leaf, point, gradient, state.mean, state.mean_gradient, state.spread, state.response
-        )
-        step, *moments = jax.tree.transpose(
-            jax.tree.structure(point), jax.tree.structure((0,) * 5), results
-        )
+        treedef = jax.tree.structure(point)
+        trees = (point, gradient, *state[:4])
+        results = [leaf(*arrays) for arrays in zip(*map(jax.tree.leaves, trees), strict=True)]
+        step, *moments = (treedef.unflatten([result[i] for result in results]) for i in range(5))
         moves = jax.tree.map(lambda s, p: jnp.where(usable, s, 0.0).astype(p.dtype), step, params)
         skipped = jnp.asarray(optax.safe_increment(state.skipped))
         new = ScaleByCoordinatesState(*moments, count=count, skipped=state.skipped)

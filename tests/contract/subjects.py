@@ -17,9 +17,9 @@ OURS = {
 
 # Kept for comparison with the literature: in the table on request.
 REFERENCES = {
-    "ogr_momentum": partial(po.ogr_momentum, learning_rate=1e-2),
-    "ogr_published": partial(po.ogr_published, learning_rate=1e-2),
-    "ogr_diagonal": partial(po.ogr_diagonal, learning_rate=1e-2),
+    "ogr_momentum": partial(po.ogr_momentum),
+    "ogr_published": partial(po.ogr_published),
+    "ogr_diagonal": partial(po.ogr_diagonal),
 }
 
 PEERS = {

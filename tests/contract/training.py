@@ -77,7 +77,13 @@ def needs_readouts(make: Make) -> None:
         raise NotApplicableError("has no readouts")
 
 
+def needs_step_sizes(state: Any) -> None:
+    if "step_size" not in po.metrics(state):
+        raise NotApplicableError("finds no step size for every tensor, and averages nothing")
+
+
 def needs_average(state: Any) -> None:
+    needs_step_sizes(state)
     if po.metrics(state).get("second_order") == 1.0:
         raise NotApplicableError("averages nothing while its gradients are without noise")
 

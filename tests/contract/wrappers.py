@@ -23,6 +23,7 @@ from tests.contract.training import (
     needs_average,
     needs_rate,
     needs_readouts,
+    needs_step_sizes,
     step_of,
     step_with,
     train,
@@ -323,6 +324,7 @@ def wrapped(make: Make, name: str) -> Any:
 def readouts(make: Make) -> None:
     """`metrics` and `reset` see through every wrapper"""
     needs_readouts(make)
+    needs_step_sizes(after(make)[1])
     for name in WRAPPERS:
         state = wrapped(make, name)
         readings = po.metrics(state)
@@ -367,6 +369,7 @@ def reset(make: Make) -> None:
     """`reset` starts the averages anew and keeps the step sizes"""
     needs_readouts(make)
     params, state = after(make)
+    needs_step_sizes(state)
     before = po.metrics(state)["step_size"]
     elsewhere = jax.tree.map(lambda p: p + 100.0, params)
     _, state = step_of(make)(elsewhere, po.reset(state))
