@@ -8,6 +8,11 @@ The optimizers are chains of four links, which are public so that new methods ca
 of them: a direction tracker (:func:`track_displacement`), a curvature estimator
 (:func:`estimate_uncentred`), the saddle sign-flip (:func:`flip_saddles`) and a step-size
 rule (:func:`step_multiplicative`). They pass :class:`Sample` and :class:`Parabola`.
+
+:func:`ogr` makes Newton steps in a few directions, for gradients without noise.
+:func:`ogr_momentum`, :func:`ogr_published` and :func:`ogr_diagonal` are the forms of the
+literature, for comparison. Their links pass :class:`Secants` or :class:`Span`, and
+:class:`Quadratic`.
 """
 
 from parabolic_optax._curvature import estimate_uncentred

@@ -95,7 +95,8 @@ def _track(
 
         memory = begin(point)
         return TrackSpanState(
-            directions=lay(memory),
+            # A copy, because a state that holds an array twice cannot be donated.
+            directions=jax.tree.map(lambda rows: jnp.array(rows, copy=True), lay(memory)),
             turn=jnp.eye(rank, dtype=_tree.real_type(point)),
             memory=memory,
             mean=nothing(),
