@@ -92,6 +92,7 @@ class TrackSecantsState(NamedTuple):
             "count": self.count,
             "skipped": self.skipped,
             "returned": self.returned,
+            "doubt": self.doubt,
             "second_order": self.reliable.astype(self.doubt.dtype),
         }
 
