@@ -34,9 +34,9 @@ def monkey(p):
 # %% [markdown]
 # ## One direction
 #
-# Near the saddle, across it, the parabola through slope and curvature opens downwards. Its extremum
-# is the top. A Newton step −slope/curvature climbs to it; −slope/|curvature| is as long and goes
-# away from it.
+# Near the saddle, across it, the parabola through slope and curvature opens downwards. Its
+# extremum is the top. A Newton step −slope/curvature climbs to it; −slope/|curvature| is as long
+# and goes away from it.
 
 # %%
 here = 0.3
@@ -69,9 +69,9 @@ print(f"from y = {here}: Newton goes to {newton:.3f}, the other to {flipped:.3f}
 # %% [markdown]
 # ## Two directions
 #
-# The exact Hessian has an eigenvalue per direction, and the same holds for each. `po.ogr()` does this
-# in the span of its newest displacements, from gradients alone. Beside it: Newton's method as it
-# is, Newton's method with the absolute values of the exact eigenvalues, Adam, and Adam's
+# The exact Hessian has an eigenvalue per direction, and the same holds for each. `po.ogr()` does
+# this in the span of its newest displacements, from gradients alone. Beside it: Newton's method as
+# it is, Newton's method with the absolute values of the exact eigenvalues, Adam, and Adam's
 # direction with a step size found, which knows nothing of curvatures across its way.
 
 
@@ -149,9 +149,10 @@ for name, runs in paths.items():
 # %% [markdown]
 # ## What it sees
 #
-# The eigenvalues that `po.metrics` shows are regressed from gradients along the way. Below they stand
-# beside the exact ones of the Hessian where the gradient was taken. They differ where the Hessian
-# changed on the way between two gradients; a 0 stands for a direction of which nothing is known.
+# The eigenvalues that `po.metrics` shows are regressed from gradients along the way. Below they
+# stand beside the exact ones of the Hessian where the gradient was taken. They differ where the
+# Hessian changed on the way between two gradients; a 0 stands for a direction of which nothing is
+# known.
 
 # %%
 points, values, readings = paths["planar"]["ogr()"]
@@ -167,10 +168,11 @@ for number in range(12):
 # %% [markdown]
 # ## How many gradients it takes
 #
-# Adam's normalised steps leave a saddle too, and how fast is a matter of its rate. So Adam runs at a
-# sweep of rates. The third problem is from learning: a product of three matrices shall equal a given
-# one, and starts close to zero, where every direction is flat. Counted are the gradients until the
-# loss has fallen a tenth of the way from the saddle to the lowest value that any method found.
+# Adam's normalised steps leave a saddle too, and how fast is a matter of its rate. So Adam runs at
+# a sweep of rates. The third problem is from learning: a product of three matrices shall equal a
+# given one, and starts close to zero, where every direction is flat. Counted are the gradients
+# until the loss has fallen a tenth of the way from the saddle to the lowest value that any method
+# found.
 
 # %%
 target = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
@@ -217,6 +219,7 @@ panels[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A rate as long as the whole landscape is wide leaves in a few steps, where the landscape is so kind;
-# on a problem of which nothing is known, nobody would choose it. `python -m benchmarks.ogr_saddles`
-# of the repository also has a rotated saddle in fifty dimensions and `optax.lbfgs()`.
+# A rate as long as the whole landscape is wide leaves in a few steps, where the landscape is so
+# kind; on a problem of which nothing is known, nobody would choose it. `python -m
+# benchmarks.ogr_saddles` of the repository also has a rotated saddle in fifty dimensions and
+# `optax.lbfgs()`.
