@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("check_jsonschema")
 
-GITHUB = pathlib.Path(__file__).parent.parent / ".github"
+ROOT = pathlib.Path(__file__).parent.parent
+GITHUB = ROOT / ".github"
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
 FORMS = sorted(set(GITHUB.glob("ISSUE_TEMPLATE/*.yml")) - {GITHUB / "ISSUE_TEMPLATE/config.yml"})
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.skipif(not GITHUB.exists(), reason="a source distributi
         ("vendor.github-issue-forms", FORMS),
         ("vendor.github-issue-config", [GITHUB / "ISSUE_TEMPLATE/config.yml"]),
         ("vendor.dependabot", [GITHUB / "dependabot.yml"]),
+        ("vendor.citation-file-format", [ROOT / "CITATION.cff"]),
     ],
 )
 def test_published_schema(schema, paths):
