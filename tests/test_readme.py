@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from tests.contract import features
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text("utf-8") if README.exists() else ""
 BLOCKS = [
@@ -23,3 +25,8 @@ def test_block(line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Blank lines in front make tracebacks point into the README.
     exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_features_beside_other_optimizers_are_as_measured():
+    assert features.table() in TEXT
