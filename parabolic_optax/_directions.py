@@ -21,7 +21,8 @@ class TrackDisplacementState(NamedTuple):
       anchor: slow running mean of the parameters, the origin of the positions.
       tail: running mean of the recent parameters for evaluation; None where not kept.
       count: number of samples taken, int32 scalar.
-      skipped: number of steps whose gradient was zero or not finite, int32 scalar.
+      skipped: number of steps whose gradient was zero, or it or the displacement not finite;
+        int32 scalar.
     """
 
     base: Any
@@ -138,15 +139,6 @@ def track_displacement(
     ) -> tuple[Sample, TrackDisplacementState]:
         _tree.check_match(updates, params)
         layout = _tree.Layout.of(params, per)
-        # One more inner product instead of a look at every entry. It also sees gradients so
-        # large that no square of theirs is a number, which would poison the base. A gradient
-        # of zero says nothing about the step size, and Muon would go on at full length.
-        square = jnp.sum(layout.inner(updates, updates))
-        usable = jnp.isfinite(square) & (square > 0.0)
-        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
-        # Read back from a number that is kept. What is not kept, here a sum over all tensors,
-        # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
-        usable = skipped == state.skipped
         count = jnp.asarray(optax.safe_increment(state.count))
 
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
@@ -156,9 +148,22 @@ def track_displacement(
             displacement = jax.tree.map(
                 lambda d, y, p: d + tail_share * (y - p.astype(y.dtype)), displacement, tail, params
             )
-        slope, position = jax.vmap(displacement_kernel)(
-            layout.inner(updates, displacement), layout.inner(displacement, displacement)
-        )
+        slope_dot = layout.inner(updates, displacement)
+        square = layout.inner(displacement, displacement)
+        # One more inner product instead of a look at every entry. It also sees gradients so
+        # large that no square of theirs is a number, which would poison the base. A gradient
+        # of zero says nothing about the step size, and Muon would go on at full length.
+        norm = jnp.sum(layout.inner(updates, updates))
+        # The loop that writes has to wait for all inner products and not for the norm alone:
+        # where it need not, XLA for GPUs puts the other two into it, and a loop that also
+        # reduces is slower than one more that only reads.
+        finite = jnp.isfinite(norm + jnp.sum(jnp.abs(slope_dot)) + jnp.sum(square))
+        usable = finite & (norm > 0.0)
+        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        # Read back from a number that is kept. What is not kept, here a sum over all tensors,
+        # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
+        usable = skipped == state.skipped
+        slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parabolic_optax._types import Axis, Per
 
@@ -75,7 +76,7 @@ class Layout:
         start, spread = 0, []
         for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
             if self.shared or axis is None:
-                spread.append(values[0 if self.shared else start])
+                spread.append(_pick(values, 0 if self.shared else start))
             else:
                 shape = [1] * leaf.ndim
                 shape[axis] = size
@@ -93,6 +94,13 @@ class Layout:
                 parts.append(values[start : start + size])
             start += size
         return parts
+
+
+def _pick(values: jax.Array, index: int) -> jax.Array:
+    # values[index], but with an index that is data: XLA folds no array of several numbers into
+    # its code. So the loops over tensors of one shape stay the same program, which is compiled
+    # once. With the index in the code it is compiled for every tensor.
+    return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
 
 
 def _axes(tree: Any, per: Any) -> list[Any]:

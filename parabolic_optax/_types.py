@@ -32,8 +32,9 @@ class Sample(NamedTuple):
       position: signed coordinate of the parameters along that direction, measured from
         the point the tracker is anchored at, parameter units; float32 of shape [n].
       count: number of the sample, 1 for the first; int32 scalar.
-      usable: whether the squared norm of the gradient is a number other than zero. Where it
-        is not, the links keep their state and the step is zero; bool scalar.
+      usable: whether the squared norm of the gradient is a number other than zero, and slope
+        and position are numbers. Where not, the links keep their state and the step is zero;
+        bool scalar.
     """
 
     update: Any

@@ -341,3 +341,19 @@ def test_averages_follow_in_a_long_run():
     state = jax.lax.fori_loop(0, 10_000, step, (tracker, *state[1:]))
     moved = (po.eval_params(state, params) - params) / (goal - params)
     np.testing.assert_allclose(moved, 1.0 - 1.1**-10, rtol=0.02)
+
+
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf, 1e30])
+def test_parameters_without_a_finite_distance_are_skipped(broken):
+    optimizer = po.parabolic_adam()
+    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([3.0])}
+    grads = {"w": jnp.array([0.5, 1.0]), "b": jnp.array([-1.0])}
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    wrong = {**params, "b": jnp.array([broken])}
+    updates, skipped = optimizer.update(grads, state, wrong)
+    assert all(not jnp.any(update) for update in updates.values())
+    assert po.metrics(skipped)["skipped"] == 1
+    # Once the parameters are right again, it is as if nothing had been.
+    expected, _ = optimizer.update(grads, state, params)
+    goes_on, _ = optimizer.update(grads, skipped, params)
+    assert all(jnp.array_equal(goes_on[name], expected[name]) for name in expected)
