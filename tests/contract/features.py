@@ -13,20 +13,12 @@ import optax
 
 import parabolic_optax as po
 from tests.contract.row import Make
-from tests.contract.subjects import OURS, PEERS, UNFINISHED
+from tests.contract.subjects import OURS, PEERS
 
 SUBJECTS: dict[str, Make] = {
-    name: (OURS | UNFINISHED | PEERS)[name]
-    for name in (
-        "parabolic_adam",
-        "ogr",
-        "adamw",
-        "schedule_free_adamw",
-        "prodigy",
-        "momo_adam",
-        "muon",
-        "lbfgs",
-    )
+    "parabolic_adam": OURS["parabolic_adam"],
+    "ogr": functools.partial(po.ogr),
+    **PEERS,
 }
 TO_CHOOSE = {
     "adamw": "rate, schedule",
