@@ -68,8 +68,8 @@ for step, rows in enumerate(batches, 1):
         readings = po.metrics(optimizer.opt_state)
         print(f"step {step:3}: loss {loss:.3f}, step size {readings['step_size']:.1e}")
 
-graphdef, params = nnx.split(model, nnx.Param)
-averaged = nnx.merge(graphdef, po.eval_params(optimizer.opt_state, params))
+averaged = nnx.clone(model)
+nnx.update(averaged, po.eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
 print(f"held-out loss: last parameters {loss_fn(model, *held_out):.4f}", end=", ")
 print(f"averaged {loss_fn(averaged, *held_out):.4f}")
 

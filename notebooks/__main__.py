@@ -96,7 +96,7 @@ def _small(picture: str) -> str:
     """The picture with a palette of 64 colours, which plots do not exceed to the eye."""
     packed = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        image.convert("RGB").quantize(64).save(packed, "PNG", optimize=True)
+        image.convert("RGB").quantize(64, kmeans=1).save(packed, "PNG", optimize=True)
     return base64.b64encode(packed.getvalue()).decode("ascii")
 
 

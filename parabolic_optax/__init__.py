@@ -1,18 +1,49 @@
 """Optax optimizers that find their own step size, from parabolas fitted to gradients.
 
-Start with :func:`parabolic_adam`: put it where ``optax.adam(rate)`` stands, and read the
-averaged parameters with :func:`eval_params`. :func:`parabolic` does the same for any other
-direction. :func:`metrics` shows step size and curvature, :func:`reset` forgets them.
+A tour. The help of every name below has its mathematics, its errors and an example.
 
-The optimizers are chains of four links, which are public so that new methods can be built
-of them: a direction tracker (:func:`track_displacement`), a curvature estimator
-(:func:`estimate_uncentred`), the saddle sign-flip (:func:`flip_saddles`) and a step-size
-rule (:func:`step_multiplicative`). They pass :class:`Sample` and :class:`Parabola`.
+**Train.** :func:`parabolic_adam` stands where ``optax.adam(rate)`` stood. The update needs
+the parameters, and nothing else:
 
-:func:`ogr` makes Newton steps in a few directions, for gradients without noise.
-:func:`ogr_momentum`, :func:`ogr_published` and :func:`ogr_diagonal` are the forms of the
-literature, for comparison. Their links pass :class:`Secants` or :class:`Span`, and
-:class:`Quadratic`.
+>>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
+>>> optimizer = po.parabolic_adam()
+>>> params = {"w": jnp.array([4.0, -1.0])}
+>>> state = optimizer.init(params)
+>>> @jax.jit
+... def step(params, state):
+...     grads = jax.grad(lambda p: jnp.sum((p["w"] - jnp.array([1.0, 2.0])) ** 2))(params)
+...     updates, state = optimizer.update(grads, state, params)
+...     return optax.apply_updates(params, updates), state
+>>> for _ in range(300):
+...     params, state = step(params, state)
+>>> print(params["w"].round(1))
+[1. 2.]
+
+**Choose.** :func:`parabolic_adamw` decays weights, :func:`parabolic_sgd` saves memory,
+:func:`parabolic_muon` is for large matrices, and :func:`parabolic` finds the step size of any
+other optax direction. :func:`ogr` makes Newton steps in a few directions, where gradients carry
+no noise: curve fitting, physics-informed networks, full batches. :func:`ogr_momentum`,
+:func:`ogr_published` and :func:`ogr_diagonal` are the forms of the literature, for comparison.
+
+**Read.** :func:`eval_params` returns averaged parameters for evaluation, :func:`metrics` what
+to log (step size, curvature, signal), and :func:`reset` forgets the past when the problem
+changes.
+
+>>> print(int(po.metrics(state)["count"]))
+300
+
+**Build.** Every optimizer is an ``optax.chain`` of four links, which are public:
+
+- a direction tracker: :func:`track_displacement`, :func:`track_secants`,
+  :func:`track_averages`, :func:`track_components`, :func:`track_fixed`;
+- a curvature estimator: :func:`estimate_uncentred`, :func:`estimate_secants`,
+  :func:`estimate_centred`, :func:`estimate_instrument`, :func:`estimate_exact`;
+- the saddle sign-flip: :func:`flip_saddles`, :func:`flip_spectrum`;
+- a step-size rule: :func:`step_multiplicative`, :func:`step_trust_region`,
+  :func:`step_newton`.
+
+They pass :class:`Sample` and :class:`Parabola`, in several directions at once
+:class:`Secants` or :class:`Span`, and :class:`Quadratic`.
 """
 
 from parabolic_optax._curvature import estimate_uncentred

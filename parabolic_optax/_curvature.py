@@ -80,6 +80,9 @@ def estimate_uncentred(
     Raises:
       ValueError: a constant is out of range, or `per` differs from the tracker's.
 
+    Source:
+      This package; the centred regression that it replaces is Duda's, arXiv:1907.07063.
+
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
       >>> from parabolic_optax._curvature import uncentred_kernel

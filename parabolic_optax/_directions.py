@@ -98,6 +98,9 @@ def track_displacement(
       ValueError: a constant is out of range; ``params`` is missing in the update; the
         gradients do not match the parameters.
 
+    Source:
+      This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013.
+
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
       >>> tracker = po.track_displacement(optax.scale_by_adam())

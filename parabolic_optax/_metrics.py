@@ -40,6 +40,9 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
     Raises:
       ValueError: the state holds none of this package's links, or was made with another `per`.
 
+    Source:
+      This package.
+
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
       >>> optimizer = po.parabolic_sgd(initial_step=1e-3)
@@ -86,6 +89,9 @@ def eval_params(state: Any, params: Any) -> Any:
       ValueError: the optimizer keeps no average (``tail_power=None``), the state holds none
         of this package's links, or it belongs to other parameters.
 
+    Source:
+      Polynomial-decay averages: Shamir and Zhang, ICML 2013.
+
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
       >>> optimizer = po.parabolic_adam()
@@ -120,6 +126,9 @@ def reset(state: Any) -> Any:
 
     Raises:
       ValueError: the state holds none of this package's links.
+
+    Source:
+      This package.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po

@@ -34,7 +34,7 @@ def flip_saddles(cap: float = 1.0) -> optax.GradientTransformationExtraArgs:
 
     A Newton step goes to the extremum, :math:`-s/\lambda` away, also where that is a
     maximum. This link replaces it by :math:`-s/|\lambda|`, so that the step leaves along
-    directions of negative curvature, as in saddle-free Newton (Dauphin et al., 2014).
+    directions of negative curvature.
     A nearly flat parabola has its extremum arbitrarily far away, so the distance is
     limited to what the model has seen: `cap` times the distance from its anchor.
 
@@ -46,6 +46,9 @@ def flip_saddles(cap: float = 1.0) -> optax.GradientTransformationExtraArgs:
 
     Raises:
       ValueError: the cap is negative.
+
+    Source:
+      Saddle-free Newton: Dauphin et al., 2014, arXiv:1406.2572. The cap: this package.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po

@@ -5,6 +5,9 @@ import re
 
 import pytest
 
+from benchmarks import report
+from tests.contract import features
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text("utf-8") if README.exists() else ""
 BLOCKS = [
@@ -23,3 +26,13 @@ def test_block(line, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Blank lines in front make tracebacks point into the README.
     exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_results_are_those_of_the_stored_records():
+    assert report.table(report.load("confirmation")) in TEXT
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_features_beside_other_optimizers_are_as_measured():
+    assert features.table() in TEXT
