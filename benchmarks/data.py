@@ -73,7 +73,7 @@ def bible() -> Data:
 
 
 @functools.cache
-def austen() -> Data:
+def austen(window: int = 32, held_out: int = 256) -> Data:
     """The same of Jane Austen's novels; the last pages are held out."""
     folder = _root() / "usr/lib/R/site-library/janeaustenr/data"
     _require("austen", "r-cran-janeaustenr", folder / "Rdata.rdx")
@@ -86,7 +86,7 @@ def austen() -> Data:
         # An entry of R's lazy-load database: four bytes of length, then a zlib stream.
         book = zlib.decompress(database[int(start) + 4 : int(start) + int(length)])
         lines.extend(rdata.conversion.convert(rdata.parser.parse_data(book, extension=".rds")))
-    return _windows("\n".join(lines), window=32, held_out=256)
+    return _windows("\n".join(lines), window, held_out)
 
 
 @functools.cache

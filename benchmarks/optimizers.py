@@ -26,7 +26,7 @@ class Optimizer(NamedTuple):
       setting: what it runs with; the tuner adds a rate.
       rates: grid of learning rates to start from, ascending by factors of two; empty for
         methods that run at their defaults.
-      decays: weight decays to try at the best rate, ascending.
+      decays: weight decays to try at the best rate, or beside the default; ascending.
       results: what the records are judged by: "last" (the parameters) and "readout".
       readout: from state and parameters to the parameters to evaluate.
       trace: from the state to named scalars to store along the run.
@@ -180,8 +180,8 @@ OPTIMIZERS = {
     for optimizer in (
         _PARABOLIC_ADAM,
         ours("parabolic_sgd", po.parabolic_sgd),
-        ours("parabolic_adamw", po.parabolic_adamw),
-        ours("parabolic_muon", po.parabolic_muon),
+        ours("parabolic_adamw", po.parabolic_adamw)._replace(decays=(0.01, 0.1)),
+        ours("parabolic_muon", po.parabolic_muon)._replace(decays=(0.01, 0.1)),
         ours("parabolic_lion", functools.partial(po.parabolic, optax.scale_by_lion())),
         ours("ogr", po.ogr),
         ours("parabolic_kron", lambda **setting: po.parabolic(_kron(), **setting)),
@@ -231,7 +231,7 @@ def find(name: str) -> Optimizer:
         return optimizer.build({**chosen, **setting}, steps)
 
     trace = _readings_of(chosen.get("per", "tensor"))
-    return optimizer._replace(name=name, build=build, trace=trace)
+    return optimizer._replace(name=name, build=build, trace=trace, decays=())
 
 
 def _constant(text: str) -> Any:

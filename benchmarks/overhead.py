@@ -89,7 +89,12 @@ def transformer(width: int = 256, blocks: int = 2, rows: int = 16, window: int =
             x = layers.block(params[f"block{number}"], x, heads=4, causal=True)
         return layers.cross_entropy(layers.dense(params["readout"], x), text[:, 1:])
 
-    return Case("transformer", params, text, loss)
+    return Case(f"transformer, {blocks} blocks of width {width}", params, text, loss)
+
+
+def large_transformer() -> Case:
+    """The blocks of GPT-2 small, for accelerators only."""
+    return transformer(width=768, blocks=12, window=256)
 
 
 def cnn(channels: Sequence[int] = (3, 32, 64, 128), side: int = 32, rows: int = 64) -> Case:
@@ -297,7 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.size is not None:
         sizes = [(options.size, 20), (options.size, 2000)]
     makers = [lambda s=s, n=n: update_alone(s, n) for s, n in sizes]
-    for make in makers if options.size is not None else [*makers, transformer, cnn]:
+    if options.size is None:
+        makers += [transformer, cnn]
+        if jax.default_backend() != "cpu":
+            makers.append(large_transformer)
+    for make in makers:
         case = make()
         if options.cases and not any(part in case.name for part in options.cases):
             continue

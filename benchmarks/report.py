@@ -15,7 +15,13 @@ from benchmarks import records
 from benchmarks.scores import AVERAGED, REFERENCE, UNDECAYED, Entry, Scores, geometric_mean
 from benchmarks.workloads import SUITES
 
-README_COLUMNS = ("parabolic_adam", "parabolic_sgd", "parabolic_muon")
+README_COLUMNS = (
+    "parabolic_adam()",
+    "parabolic_adamw, decay tuned",
+    "parabolic_sgd()",
+    "parabolic_muon()",
+    "parabolic_muon, decay tuned",
+)
 
 
 def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
@@ -30,7 +36,12 @@ def table(scores: Scores) -> str:
     columns = [
         UNDECAYED,
         AVERAGED,
-        *(entry for entry in scores.ours if entry.optimizer in README_COLUMNS),
+        *(
+            entry
+            for label in README_COLUMNS
+            for entry in (*scores.ours, *scores.ours_decayed)
+            if entry.label == label
+        ),
     ]
     lines = _head(
         "held-out loss, ratio",
@@ -84,17 +95,16 @@ def details(scores: Scores) -> str:
 
 
 def best_settings(scores: Scores) -> str:
-    """Where the tuned methods have their best rate (and weight decay)."""
+    """Where the tuned methods have their best rate and weight decay."""
 
     def cell(workload: str, entry: Entry) -> str:
         record = scores.best(workload, entry)
-        return (
-            f"{record['setting']['rate']:g}, {record['setting']['weight_decay']:g}"
-            if record
-            else "–"
-        )
+        setting = record["setting"] if record else {}
+        chosen = [f"{setting[name]:g}" for name in ("rate", "weight_decay") if name in setting]
+        return ", ".join(chosen) or ("default" if record else "–")
 
-    return _by_workload("best rate, weight decay", scores, scores.tuned, cell)
+    entries = [*scores.tuned, *scores.ours_decayed]
+    return _by_workload("best rate, weight decay", scores, entries, cell)
 
 
 def wins(scores: Scores) -> str:

@@ -52,6 +52,7 @@ SUITES = {
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 3),
+    "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 
 
@@ -65,21 +66,20 @@ class Runner:
 
     def run(self, optimizer: Optimizer) -> None:
         """All settings of an optimizer: one, or what the tuner asks for."""
-        if not optimizer.rates:
-            self.measure(optimizer, optimizer.setting)
-            return
+        setting = dict(optimizer.setting)
 
-        def measure(rate: float) -> dict[str, float]:
-            return self.measure(optimizer, {**optimizer.setting, "rate": rate})
+        def measure(**chosen: float) -> dict[str, float]:
+            return self.measure(optimizer, {**setting, **chosen})
 
-        best = tune(optimizer.rates, optimizer.results, measure)
+        if optimizer.rates:
+            setting["rate"] = tune(
+                optimizer.rates, optimizer.results, lambda rate: measure(rate=rate)
+            )
+        else:
+            measure()
         if optimizer.decays:
-
-            def decayed(decay: float) -> float:
-                setting = {**optimizer.setting, "rate": best, "weight_decay": decay}
-                return self.measure(optimizer, setting)[optimizer.results[0]]
-
-            climb(optimizer.decays, decayed)
+            result = optimizer.results[0]
+            climb(optimizer.decays, lambda decay: measure(weight_decay=decay)[result])
 
     def measure(self, optimizer: Optimizer, setting: Setting) -> dict[str, float]:
         """Median final losses by name, infinity for failures; of the record, if there is one."""
@@ -164,8 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _runs(optimizer: Optimizer) -> int:
-    """How many settings to expect, for the time left: the tuner adds about two rates."""
-    return len(optimizer.rates) + len(optimizer.decays) + 2 if optimizer.rates else 1
+    """How many settings to expect, for the time left: the tuner adds about two rates.
+
+    What has no rates runs at its default.
+    """
+    extensions = 2 if optimizer.rates else 1
+    return len(optimizer.rates) + len(optimizer.decays) + extensions
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:

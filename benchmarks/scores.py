@@ -47,9 +47,18 @@ class Scores:
         self.workloads = list(dict.fromkeys(record["workload"] for record in self.records))
         kinds = {record["optimizer"]: record["kind"] for record in self.records}
         ours = [name for name, kind in kinds.items() if kind == "ours"]
-        self.ours = [Entry(f"{name}()", name, result_of_ours(name)) for name in ours]
+        self.ours = [Entry(f"{name}()", name, result_of_ours(name), decayed=False) for name in ours]
+        self.ours_decayed = [
+            Entry(f"{entry.optimizer}, decay tuned", entry.optimizer, entry.result)
+            for entry in self.ours
+            if any(
+                record["setting"].get("weight_decay")
+                for record in self.records
+                if record["optimizer"] == entry.optimizer
+            )
+        ]
         self.ours_last = [
-            Entry(f"{entry.label}, parameters", entry.optimizer, "last")
+            entry._replace(label=f"{entry.label}, parameters", result="last")
             for entry in self.ours
             if entry.result == "readout"
         ]
@@ -62,7 +71,7 @@ class Scores:
 
     @property
     def entries(self) -> list[Entry]:
-        return [*self.tuned, *self.ours, *self.ours_last, *self.peers]
+        return [*self.tuned, *self.ours, *self.ours_decayed, *self.ours_last, *self.peers]
 
     def settings(self, workload: str, optimizer: str) -> list[Record]:
         """All records of an optimizer on a workload."""

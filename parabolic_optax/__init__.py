@@ -22,7 +22,8 @@ the parameters, and nothing else:
 **Choose.** :func:`parabolic_adamw` decays weights, :func:`parabolic_sgd` saves memory,
 :func:`parabolic_muon` is for large matrices, and :func:`parabolic` finds the step size of any
 other optax direction. :func:`ogr` makes Newton steps in a few directions, where gradients carry
-no noise: curve fitting, physics-informed networks, full batches.
+no noise: curve fitting, physics-informed networks, full batches. :func:`ogr_momentum`,
+:func:`ogr_published` and :func:`ogr_diagonal` are the forms of the literature, for comparison.
 
 **Read.** :func:`eval_params` returns averaged parameters for evaluation, :func:`metrics` what
 to log (step size, curvature, signal), and :func:`reset` forgets the past when the problem
@@ -33,18 +34,22 @@ changes.
 
 **Build.** Every optimizer is an ``optax.chain`` of four links, which are public:
 
-- a direction tracker: :func:`track_displacement`, :func:`track_secants`;
-- a curvature estimator: :func:`estimate_uncentred`, :func:`estimate_secants`;
+- a direction tracker: :func:`track_displacement`, :func:`track_secants`,
+  :func:`track_averages`, :func:`track_components`, :func:`track_fixed`;
+- a curvature estimator: :func:`estimate_uncentred`, :func:`estimate_secants`,
+  :func:`estimate_centred`, :func:`estimate_instrument`, :func:`estimate_exact`;
 - the saddle sign-flip: :func:`flip_saddles`, :func:`flip_spectrum`;
-- a step-size rule: :func:`step_multiplicative`, :func:`step_trust_region`.
+- a step-size rule: :func:`step_multiplicative`, :func:`step_trust_region`,
+  :func:`step_newton`.
 
 They pass :class:`Sample` and :class:`Parabola`, in several directions at once
-:class:`Secants` and :class:`Quadratic`.
+:class:`Secants` or :class:`Span`, and :class:`Quadratic`.
 """
 
 from parabolic_optax._curvature import estimate_uncentred
 from parabolic_optax._directions import track_displacement
 from parabolic_optax._metrics import eval_params, metrics, reset
+from parabolic_optax._newton import step_newton
 from parabolic_optax._ogr import ogr
 from parabolic_optax._parabolic import (
     parabolic,
@@ -53,12 +58,15 @@ from parabolic_optax._parabolic import (
     parabolic_muon,
     parabolic_sgd,
 )
+from parabolic_optax._published import ogr_diagonal, ogr_momentum, ogr_published
 from parabolic_optax._quadratic import estimate_secants, flip_spectrum
+from parabolic_optax._regression import estimate_centred, estimate_exact, estimate_instrument
 from parabolic_optax._saddle import flip_saddles
 from parabolic_optax._secants import track_secants
+from parabolic_optax._spans import track_averages, track_components, track_fixed
 from parabolic_optax._steps import step_multiplicative
 from parabolic_optax._trust import step_trust_region
-from parabolic_optax._types import Parabola, Quadratic, Sample, Secants
+from parabolic_optax._types import Parabola, Quadratic, Sample, Secants, Span
 
 __version__ = "0.1.0"
 
@@ -67,6 +75,10 @@ __all__ = [
     "Quadratic",
     "Sample",
     "Secants",
+    "Span",
+    "estimate_centred",
+    "estimate_exact",
+    "estimate_instrument",
     "estimate_secants",
     "estimate_uncentred",
     "eval_params",
@@ -74,6 +86,9 @@ __all__ = [
     "flip_spectrum",
     "metrics",
     "ogr",
+    "ogr_diagonal",
+    "ogr_momentum",
+    "ogr_published",
     "parabolic",
     "parabolic_adam",
     "parabolic_adamw",
@@ -81,7 +96,11 @@ __all__ = [
     "parabolic_sgd",
     "reset",
     "step_multiplicative",
+    "step_newton",
     "step_trust_region",
+    "track_averages",
+    "track_components",
     "track_displacement",
+    "track_fixed",
     "track_secants",
 ]

@@ -31,9 +31,11 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       and ``skipped`` is the largest.
 
       For :func:`ogr` they are ``radius``, ``noise`` (relative asymmetry of the Hessian),
-      ``count``, ``skipped``, ``returned`` (steps taken back) and ``second_order`` (1 while
-      such steps are made, 0 while noise forbids them), and one value per direction of
-      ``eigenvalues`` and ``extremum``, the distance to it along each eigenvector.
+      ``doubt`` (share of noise in squared gradient changes), ``count``, ``skipped``,
+      ``returned`` (steps taken back) and ``second_order`` (1 while such steps are made, 0
+      while the doubt forbids them), and one value per direction of ``eigenvalues`` and
+      ``extremum``, the distance to it along each eigenvector. The published forms have
+      ``noise``, ``count``, ``skipped``, ``eigenvalues`` and ``extremum``.
 
     Raises:
       ValueError: the state holds none of this package's links, or was made with another `per`.

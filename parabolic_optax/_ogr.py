@@ -53,10 +53,10 @@ def ogr(
     Returns:
       A transformation that needs ``update(grads, state, params)``. State: 2k + 2 buffers
       like the parameters, in at least float32, O(k^2) scalars, and the state of the
-      fallback (four buffers for Adam). A gradient that is not finite is counted and left
-      out, and the step that led there is taken back. :func:`metrics` shows the eigenvalues,
-      the distances to the extremum along their eigenvectors, radius, noise, and whether
-      second-order steps are on.
+      fallback (four buffers for Adam). A gradient that is zero or not finite is left out and
+      counted; after two in a row that are not finite, the step that led there is taken back.
+      :func:`metrics` shows the eigenvalues, the distances to the extremum along their
+      eigenvectors, radius, noise, and whether second-order steps are on.
 
     Raises:
       TypeError: `rank` is not an integer; a parameter is not of floating type.

@@ -1,40 +1,14 @@
 """Curvature in several directions: :class:`Secants` in, a :class:`Quadratic` out; the flip."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
+from parabolic_optax._spectrum import SpectrumState, decompose
 from parabolic_optax._types import Quadratic, Secants, link
-
-# An eigenvalue below this fraction of the largest is rounding.
-_FLOOR = 1e-7
-
-
-class SpectrumState(NamedTuple):
-    """State of :func:`estimate_secants`: the last spectrum, for the readouts; each [k].
-
-    Attributes:
-      eigenvalues: of the Hessian in the span, ascending.
-      slopes: of the loss at the base point along the eigenvectors.
-      asymmetry: of the measured Hessian along the eigenvectors, relative.
-    """
-
-    eigenvalues: jax.Array
-    slopes: jax.Array
-    asymmetry: jax.Array
-
-    def readings(self) -> dict[str, jax.Array]:
-        return {"noise": jnp.sqrt(jnp.mean(self.asymmetry**2))}
-
-    def direction_readings(self) -> dict[str, jax.Array]:
-        safe = jnp.where(self.eigenvalues == 0.0, jnp.inf, self.eigenvalues)
-        return {"eigenvalues": self.eigenvalues, "extremum": -self.slopes / safe}
-
-    def restart(self) -> "SpectrumState":
-        return SpectrumState(*(jnp.zeros_like(values) for values in self))
 
 
 def symmetric_by_age(matrix: jax.Array, frame: jax.Array) -> jax.Array:
@@ -62,17 +36,9 @@ def spectrum_kernel(matrix: jax.Array, frame: jax.Array) -> tuple[jax.Array, jax
       frame: coefficients of the displacements over Q, newest first, [k, k].
 
     Returns:
-      eigenvalues [k], eigenvectors [k, k] as columns, and the row lengths [k] of
-      N_ij / sqrt(|l_i l_j|), N = E^T (A - A^T) E / 2. Scaled like this, what a stiff
-      direction measured wrongly does not drown a soft one.
+      Those of `matrix`, as :func:`decompose` defines them, with the newest secants held.
     """
-    symmetric = symmetric_by_age(matrix, frame)
-    eigenvalues, vectors = jnp.linalg.eigh(0.5 * (symmetric + symmetric.T))
-    size = jnp.abs(eigenvalues)
-    size = jnp.maximum(size, _FLOOR * jnp.max(size))
-    scale = 1.0 / jnp.sqrt(jnp.where(size > 0.0, size, 1.0))
-    skew = scale[:, None] * (vectors.T @ (0.5 * (matrix - matrix.T)) @ vectors) * scale
-    return eigenvalues, vectors, jnp.sqrt(jnp.sum(skew**2, axis=1))
+    return decompose(matrix, symmetric_by_age(matrix, frame))
 
 
 def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
@@ -106,8 +72,7 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
     _tree.check_rank(rank)
 
     def init(params: Any) -> SpectrumState:
-        zeros = jnp.zeros(rank, _tree.real_type(params))
-        return SpectrumState(zeros, zeros + 0, zeros + 0)
+        return SpectrumState.empty(rank, _tree.real_type(params))
 
     def update(
         updates: Secants, state: SpectrumState, params: Any = None, **extra_args: Any
@@ -120,10 +85,10 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
             )
         with jax.default_matmul_precision("highest"):
             eigenvalues, vectors, asymmetry = spectrum_kernel(updates.matrix, updates.frame)
-            slopes = vectors.T @ _tree.project(updates.directions, updates.gradient)
+            slopes = vectors.T @ _tree.project(updates.directions, updates.gradient, rank)
         quadratic = Quadratic(updates, eigenvalues, vectors, slopes, asymmetry)
         new = SpectrumState(eigenvalues, slopes, asymmetry)
-        return quadratic, _tree.where(updates.finite, new, state)
+        return quadratic, _tree.where(updates.usable, new, state)
 
     return link(init, update)
 

@@ -15,6 +15,7 @@ _TOLERATED_NOISE = 0.04
 _DOUBT_WEIGHT = 0.2
 # The second probe; later ones follow at twice the number of samples.
 _SECOND_PROBE = 64
+_NEVER = jnp.iinfo(jnp.int32).max
 
 # Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
 _STIFFEST = 1.5
@@ -40,7 +41,10 @@ class Pairs(NamedTuple):
     @classmethod
     def empty(cls, params: Any, rank: int) -> "Pairs":
         def rows() -> Any:
-            return jax.tree.map(lambda p: jnp.zeros((rank, *p.shape), p.dtype), params)
+            # Made of the parameters, so that it is cut over devices as they are.
+            return jax.tree.map(
+                lambda p: jnp.broadcast_to(jnp.zeros_like(p)[None], (rank, *p.shape)), params
+            )
 
         dtype = _tree.real_type(params)
         return cls(
@@ -66,7 +70,8 @@ class TrackSecantsState(NamedTuple):
       doubt: running mean of noise over squared gradient change.
       count: number of samples taken, int32 scalar.
       returned: number of steps that were taken back, int32 scalar.
-      skipped: number of steps whose gradient was not finite, int32 scalar.
+      skipped: number of steps whose gradient was zero or not finite, int32 scalar.
+      lost: whether the last gradient was not finite, bool scalar.
     """
 
     pairs: Pairs
@@ -80,12 +85,14 @@ class TrackSecantsState(NamedTuple):
     count: jax.Array
     returned: jax.Array
     skipped: jax.Array
+    lost: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
         return {
             "count": self.count,
             "skipped": self.skipped,
             "returned": self.returned,
+            "doubt": self.doubt,
             "second_order": self.reliable.astype(self.doubt.dtype),
         }
 
@@ -97,7 +104,8 @@ class TrackSecantsState(NamedTuple):
     @property
     def reliable(self) -> jax.Array:
         """Whether the gradients are accurate enough for second-order steps, bool scalar."""
-        return self.doubt <= _TOLERATED_NOISE
+        # A framework's variable does not compare; its array does.
+        return jnp.asarray(self.doubt) <= _TOLERATED_NOISE
 
 
 def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
@@ -146,10 +154,10 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
     """
     rank = pairs.frame.shape[0]
     dtype = pairs.frame.dtype
-    inside = _tree.project(pairs.directions, displacement)
+    inside = _tree.project(pairs.directions, displacement, rank)
     residual = _tree.axpy(-1.0, _tree.combine(inside, pairs.directions), displacement)
     # The second pass makes the residual orthogonal to rounding ("twice is enough").
-    again = _tree.project(pairs.directions, residual)
+    again = _tree.project(pairs.directions, residual, rank)
     residual = _tree.axpy(-1.0, _tree.combine(again, pairs.directions), residual)
     inside = inside + again
     outside = jnp.sqrt(_tree.dot(residual, residual))
@@ -164,10 +172,10 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
 
     matrix = jnp.zeros((rank + 1, rank + 1), dtype)
     matrix = matrix.at[:rank, :rank].set(
-        pairs.matrix + jnp.outer(_tree.project(pairs.directions, unexplained), blame)
+        pairs.matrix + jnp.outer(_tree.project(pairs.directions, unexplained, rank), blame)
     )
-    matrix = matrix.at[:rank, rank].set(_tree.project(pairs.directions, image))
-    matrix = matrix.at[rank, :rank].set(_tree.project(images, direction))
+    matrix = matrix.at[:rank, rank].set(_tree.project(pairs.directions, image, rank))
+    matrix = matrix.at[rank, :rank].set(_tree.project(images, direction, rank))
     matrix = matrix.at[rank, rank].set(_tree.dot(direction, image))
 
     frame = jnp.eye(rank + 1, dtype=dtype).at[:rank, :rank].set(pairs.frame)
@@ -200,7 +208,7 @@ def _mirror_to_last(unit: jax.Array) -> jax.Array:
 
 def _add_outer(rows: Any, coefficients: jax.Array, vector: Any) -> Any:
     return jax.tree.map(
-        lambda r, v: r + jnp.expand_dims(coefficients.astype(r.dtype), range(1, r.ndim)) * v,
+        lambda r, v: r + jnp.expand_dims(coefficients.astype(r.dtype), range(1, r.ndim)) * v[None],
         rows,
         vector,
     )
@@ -222,7 +230,8 @@ def track_secants(
     The base point is the last point that was not worse than its predecessor, judged by
     gradients alone: the loss changed by :math:`\tfrac12 (g_b + g) \cdot s` (trapezoidal
     rule). After an increase the next step starts from the base point again, and the pair
-    is kept. Where the gradient is not finite, the step goes back to the base point.
+    is kept. A sample whose gradient is zero or not finite is left out and counted. Where it
+    is not finite twice in a row, the parameters go back to the base point.
 
     Noise is measured by probes: a step of length zero gives a second gradient at the same
     point, and the difference of the two is noise and nothing else. It is exactly zero for a
@@ -270,12 +279,13 @@ def track_secants(
             gradient=jax.tree.map(jnp.zeros_like, base),
             stretch=jnp.zeros([], _tree.real_type(base)),
             probing=jnp.array(False),
-            next_probe=zero + (1 if probe else jnp.iinfo(jnp.int32).max),
+            next_probe=jnp.full([], 1 if probe else _NEVER, jnp.int32),
             noise=jnp.zeros([], _tree.real_type(base)),
             doubt=jnp.zeros([], _tree.real_type(base)),
             count=zero + 0,
             returned=zero + 0,
             skipped=zero + 0,
+            lost=jnp.array(False),
         )
 
     def update(
@@ -289,6 +299,8 @@ def track_secants(
         )
         square = _tree.dot(gradient, gradient)
         finite = jnp.isfinite(square)
+        # A gradient of zero, or too small to be squared, says nothing about the loss.
+        good = finite & (square > 0.0)
         # The base point of a fresh state belongs to no gradient.
         first = state.count == 0
         step = jax.tree.map(lambda x, b: jnp.where(first, 0.0, x - b), point, state.base)
@@ -299,7 +311,7 @@ def track_secants(
 
         # A step of a few roundings of the parameters says nothing about the curvature.
         scale = jnp.sqrt(_tree.dot(point, point))
-        usable = finite & (moved > 8.0 * jnp.finfo(moved.dtype).eps * scale)
+        usable = good & (moved > 8.0 * jnp.finfo(moved.dtype).eps * scale)
         per_length = 1.0 / jnp.where(usable, moved, 1.0)
         unit, slope = (
             jax.tree.map(lambda x: per_length.astype(x.dtype) * x, tree) for tree in (step, rise)
@@ -312,25 +324,31 @@ def track_secants(
         stretch = jnp.where(usable & (along > 0.0), stretch, state.stretch)
 
         noise, doubt = _assess(state, _tree.dot(rise, rise), square, moved)
-        count = state.count + 1
-        probing = kept & (count >= state.next_probe)
-        forward = finite & kept
+        count = jnp.asarray(optax.safe_increment(state.count))
+        probing = kept & (count >= state.next_probe) & (state.next_probe < _NEVER)
+        due = jnp.where(count < _NEVER // 2, jnp.maximum(_SECOND_PROBE, 2 * count), _NEVER)
+        forward = good & kept
         new = TrackSecantsState(
             pairs=pairs,
             base=_tree.where(forward, point, state.base),
             gradient=_tree.where(forward, gradient, state.gradient),
             stretch=stretch,
             probing=probing,
-            next_probe=jnp.where(probing, jnp.maximum(_SECOND_PROBE, 2 * count), state.next_probe),
+            next_probe=jnp.where(probing, due, state.next_probe),
             noise=noise,
             doubt=doubt,
             count=count,
-            returned=state.returned + jnp.where(kept, 0, 1),
+            returned=jnp.where(
+                kept, state.returned, jnp.asarray(optax.safe_increment(state.returned))
+            ),
             skipped=state.skipped,
+            lost=jnp.zeros_like(state.lost),
         )
-        new = _tree.where(finite, new, state._replace(skipped=state.skipped + 1))
-        # From where the gradient is not finite the way leads back as well.
-        back = jnp.where(finite, ~kept, state.reliable & ~first)
+        skipped = jnp.asarray(optax.safe_increment(state.skipped))
+        new = _tree.where(good, new, state._replace(skipped=skipped, lost=~finite))
+        # One gradient that is not finite may be a fault of the data; two are the place's.
+        fled = ~finite & state.lost & state.reliable & ~first
+        back = jnp.where(good, ~kept, fled)
         secants = Secants(
             directions=pairs.directions,
             images=pairs.images,
@@ -340,13 +358,13 @@ def track_secants(
             gradient=new.gradient,
             recoil=jax.tree.map(lambda b, x: jnp.where(back, b - x, 0.0), new.base, point),
             # Only a step that the model proposed can be held against it.
-            moved=jnp.where(state.reliable & ~state.probing, moved, 0.0),
+            moved=jnp.where((good | fled) & state.reliable & ~state.probing, moved, 0.0),
             change=change,
             scale=scale,
             count=new.count,
             probing=probing,
             reliable=new.reliable,
-            finite=finite,
+            usable=good,
         )
         return secants, new
 

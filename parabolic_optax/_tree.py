@@ -148,20 +148,19 @@ def real_type(tree: Any) -> Any:
 
 def dot(a: Any, b: Any) -> jax.Array:
     """Real inner product of two trees of wide leaves; scalar."""
-    parts = [
-        jnp.real(jnp.vdot(x, y, precision="highest"))
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    ]
-    return sum(parts, jnp.zeros([], real_type(a)))
+    return project(jax.tree.map(lambda x: x[None], a), b, 1)[0]
 
 
-def project(rows: Any, vector: Any) -> jax.Array:
+def project(rows: Any, vector: Any, rank: int) -> jax.Array:
     """Real inner products of every row (leading axis of length k) with a vector; [k]."""
+    # A product and a sum rather than a contraction, which explicit sharding does not allow
+    # along axes that are cut, and which sums less accurately.
     parts = [
-        jnp.real(jnp.tensordot(jnp.conj(r), v, axes=v.ndim, precision="highest"))
+        jnp.sum(jnp.real(jnp.conj(r) * v[None]), axis=tuple(range(1, r.ndim)))
         for r, v in zip(jax.tree.leaves(rows), jax.tree.leaves(vector), strict=True)
     ]
-    return sum(parts, jnp.zeros([], real_type(vector)))
+    dtype = real_type(vector)
+    return sum((part.astype(dtype) for part in parts), jnp.zeros(rank, dtype))
 
 
 def combine(coefficients: jax.Array, rows: Any) -> Any:

@@ -12,7 +12,7 @@ from parabolic_optax._types import Quadratic, link
 # An eigenvalue below this fraction of the largest is rounding.
 _FLOOR = 1e-7
 _NEWTON_STEPS = 12
-# Of the radius after a step to where the gradient is not finite.
+# Of a step to where the gradient is not finite.
 _RETREAT = 0.25
 
 
@@ -92,7 +92,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
 
     The radius follows the ratio of the actual change of the loss (of the gradients, by the
     trapezoidal rule) to the predicted one. The first step has the initial radius as its
-    length. After a step to where the gradient is not finite it is a quarter.
+    length. After a step to where the gradient is not finite it is a quarter of that step.
 
     Args:
       initial_radius: in units of the length of the parameters; of 1 where they are 0.
@@ -122,7 +122,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
         updates: Quadratic, state: TrustRegionState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TrustRegionState]:
         del extra_args
-        secants = updates.secants
+        secants = updates.sample
         start = initial_radius * jnp.where(secants.scale > 0.0, secants.scale, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
         floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
@@ -131,35 +131,37 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
         radius = jnp.where(state.radius > 0.0, radius, start)
         with jax.default_matmul_precision("highest"):
             step, predicted = _minimise(updates, radius)
-        go = secants.finite & ~secants.probing
+        go = secants.usable & ~secants.probing
         moves = jax.tree.map(
             lambda back, x, p: (back + jnp.where(go, x, 0.0)).astype(p.dtype),
             secants.recoil,
             step,
             params,
         )
-        shorter = state._replace(radius=_RETREAT * state.radius)
-        return moves, _tree.where(secants.finite, TrustRegionState(radius, predicted), shorter)
+        fled = jnp.where(secants.moved > 0.0, _RETREAT * secants.moved, state.radius)
+        new = TrustRegionState(radius, predicted)
+        return moves, _tree.where(secants.usable, new, state._replace(radius=fled))
 
     return link(init, update)
 
 
 def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     """Step of the model within the radius, and the change of the loss it promises."""
-    secants, vectors = quadratic.secants, quadratic.eigenvectors
+    secants, vectors = quadratic.sample, quadratic.eigenvectors
+    rank = vectors.shape[0]
     curvatures = _bounded_below(quadratic.eigenvalues)
     inverse = jnp.where(curvatures == 0.0, 0.0, 1.0 / jnp.where(curvatures == 0.0, 1.0, curvatures))
 
     inside = vectors @ (-inverse * quadratic.slopes)
     left = _tree.axpy(1.0, _tree.combine(inside, secants.images), secants.gradient)
     for _ in range(2):  # the second pass makes it orthogonal to rounding
-        along = _tree.project(secants.directions, left)
+        along = _tree.project(secants.directions, left, rank)
         left = _tree.axpy(-1.0, _tree.combine(along, secants.directions), left)
     size = jnp.sqrt(_tree.dot(left, left))
     per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
     outward = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, left)
 
-    coupling = vectors.T @ _tree.project(secants.images, outward)
+    coupling = vectors.T @ _tree.project(secants.images, outward, rank)
     slope = _tree.dot(outward, secants.gradient)
     # Before the first secant nothing is known: a step of the full radius.
     unknown = jnp.where(secants.stretch > 0.0, secants.stretch, jnp.abs(slope) / radius)

@@ -8,7 +8,7 @@ A parabolic optimizer is a plain :func:`optax.chain` of four roles::
 The links before the last one return a record instead of bare updates. optax hands
 whatever pytree a link returns to the next link; under ``jit`` the records exist only
 while tracing and cost nothing. In several directions at once the records are
-:class:`Secants` and :class:`Quadratic` instead.
+:class:`Secants` or :class:`Span`, and :class:`Quadratic`, instead.
 """
 
 from collections.abc import Callable
@@ -81,16 +81,17 @@ class Secants(NamedTuple):
       stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 1.5 |y| / |s|, which
         stands for the curvature outside the span; scalar.
       gradient: gradient at the base point; like the parameters.
-      recoil: base point minus parameters, zero unless the last step was taken back.
-      moved: length of the last step, parameter units; 0 if it was not the model's; scalar.
+      recoil: base point minus parameters, zero unless the last step is taken back.
+      moved: length of the last step, parameter units; 0 if it was not the model's, or if
+        its gradient says nothing about it; scalar.
       change: change of the loss over it by the trapezoidal rule, from the two gradients
         alone, loss units; scalar.
       scale: length of the parameters, parameter units; scalar.
       count: number of the sample, 1 for the first; int32 scalar.
       probing: whether the step must be zero, to measure the noise; bool scalar.
       reliable: whether noise leaves enough of the gradient changes; bool scalar.
-      finite: whether every gradient was finite; when it is False, the links keep their
-        state and the step is `recoil`; bool scalar.
+      usable: whether the squared norm of the gradient is a number other than zero. Where it
+        is not, the links keep their state and the step is `recoil`; bool scalar.
     """
 
     directions: Any
@@ -106,25 +107,63 @@ class Secants(NamedTuple):
     count: jax.Array
     probing: jax.Array
     reliable: jax.Array
-    finite: jax.Array
+    usable: jax.Array
+
+
+class Span(NamedTuple):
+    """One observation of the loss along k orthonormal directions that turn slowly.
+
+    The running means are of all samples, with the weight of `weight` for the newest one.
+
+    Attributes:
+      directions: k orthonormal rows V, zero where not yet filled, fixed before the gradient
+        of the previous sample was drawn; like the parameters, with a leading axis of k.
+      turn: their coefficients over the directions of the sample before, [k, k].
+      gradient: gradient at the parameters; like the parameters.
+      distance: length of the parameters minus their mean before this sample; scalar.
+      position: the same along the directions, parameter units; float of shape [k].
+      rise: gradient minus its mean before this sample, along the directions; [k].
+      mean_slope: mean gradient along the directions, this sample included; [k].
+      step: parameters minus those of the previous sample, along the directions; [k].
+      change: gradient minus that of the previous sample, along the directions; [k].
+      lever: parameters of the previous sample minus the mean at that time, along the
+        directions, and so known before its gradient was drawn; [k].
+      weight: of this sample in every running mean, 1 for the first; scalar.
+      count: number of the sample, 1 for the first; int32 scalar.
+      usable: as in :class:`Sample`; bool scalar.
+    """
+
+    directions: Any
+    turn: jax.Array
+    gradient: Any
+    distance: jax.Array
+    position: jax.Array
+    rise: jax.Array
+    mean_slope: jax.Array
+    step: jax.Array
+    change: jax.Array
+    lever: jax.Array
+    weight: jax.Array
+    count: jax.Array
+    usable: jax.Array
 
 
 class Quadratic(NamedTuple):
-    """The loss modelled in the span of the secants.
+    """The loss modelled in the span of a few directions.
 
     Attributes:
-      secants: what the model was fitted to.
+      sample: what the model was fitted to, :class:`Secants` or :class:`Span`.
       eigenvalues: of the Hessian in the span, loss units per squared parameter unit; float
         of shape [k], 0 for directions not yet filled.
       eigenvectors: their coefficients over the directions, one per column; [k, k].
-      slopes: gradient at the base point along each eigenvector, loss units per parameter
-        unit; float of shape [k].
+      slopes: gradient along each eigenvector, at the base point of secants, at the
+        parameters of a span, loss units per parameter unit; float of shape [k].
       asymmetry: of the measured Hessian along each eigenvector, relative to the
         eigenvalues; it vanishes on a quadratic and measures noise and change of the
         Hessian; float of shape [k].
     """
 
-    secants: Secants
+    sample: Any
     eigenvalues: jax.Array
     eigenvectors: jax.Array
     slopes: jax.Array

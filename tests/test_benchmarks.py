@@ -328,6 +328,29 @@ def synthetic():
     )
 
 
+def test_a_tuned_decay_is_told_from_the_default():
+    def decayed(decay, readout):
+        made = record("a", "parabolic_muon", "ours", [9.0] * 3, [readout] * 3)
+        return made | {"setting": {} if decay is None else {"weight_decay": decay}}
+
+    computed = scores.Scores(
+        [
+            record("a", "adam_cosine", "tuned", [2.0] * 3, [9.0] * 3, rate=0.1),
+            *(decayed(*pair) for pair in ((None, 3.0), (0.01, 1.0), (0.1, 5.0))),
+            record("a", "parabolic_adam", "ours", [9.0] * 3, [4.0] * 3),
+        ]
+    )
+    [tuned] = computed.ours_decayed
+    assert (tuned.label, computed.loss("a", tuned)) == ("parabolic_muon, decay tuned", 1.0)
+    assert [computed.loss("a", entry) for entry in computed.ours] == [3.0, 4.0]
+    printed = report.best_settings(computed)
+    assert "| parabolic_muon, decay tuned | 0.01 |" in printed
+    head, _, row, *_ = report.table(computed).splitlines()
+    cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert cells["parabolic_muon()"] == "1.500"
+    assert cells["parabolic_muon, decay tuned"] == "0.500"
+
+
 def test_scores_against_values_by_hand():
     computed = synthetic()
     cosine, averaged = scores.REFERENCE, scores.AVERAGED

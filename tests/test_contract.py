@@ -13,6 +13,9 @@ from tests.contract.table import BROKEN, ROWS
 MISSED = {
     ("netket", name): "from parameters near 0 the steps grow too slowly for 400 steps"
     for name in ("parabolic_adam", "parabolic_adamw", "parabolic_muon")
+} | {
+    ("eight_billion", "ogr"): "directions are made orthogonal one after the other, with an"
+    " all-reduce for every pass"
 }
 
 

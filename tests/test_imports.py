@@ -10,14 +10,28 @@ import parabolic_optax
 PACKAGE = pathlib.Path(parabolic_optax.__file__).parent
 ROLES = {"_directions", "_curvature", "_saddle", "_steps"}
 DIRECTIONS = {"_secants", "_quadratic", "_trust"}
+PUBLISHED = {"_spans", "_regression", "_newton", "_coordinates"}
 ALLOWED = {
     "_types": set(),
     "_tree": {"_types"},
-    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS},
+    "_spectrum": set(),
+    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS | PUBLISHED},
+    "_quadratic": {"_types", "_tree", "_spectrum"},
+    "_regression": {"_types", "_tree", "_spectrum"},
     "_metrics": {"_types", "_tree"},
     "_parabolic": {"_types", "_tree", *ROLES},
     "_ogr": {"_types", "_tree", "_parabolic", *DIRECTIONS},
-    "__init__": {"_types", "_metrics", "_parabolic", "_ogr", *ROLES, *DIRECTIONS},
+    "_published": {"_quadratic", *PUBLISHED},
+    "__init__": {
+        "_types",
+        "_metrics",
+        "_parabolic",
+        "_ogr",
+        "_published",
+        *ROLES,
+        *DIRECTIONS,
+        *PUBLISHED,
+    },
 }
 OUTSIDE = {
     "collections", "dataclasses", "functools", "math", "typing", "jax", "numpy", "optax",

@@ -232,18 +232,35 @@ def test_the_flip_leaves_a_saddle_and_plain_newton_stays(optimizer, leaves):
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_a_gradient_that_is_not_finite_is_left_out_and_its_step_taken_back(bad):
+def test_the_second_gradient_in_a_row_that_is_not_finite_takes_the_step_back(bad):
     optimizer = exact(3)
     (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 7)
     grads = jax.grad(matrix_loss)(params)
     grads["w"] = grads["w"].at[0, 1].set(bad)
-    updates, after = jax.jit(optimizer.update)(grads, state, params)
+    update = jax.jit(optimizer.update)
+    updates, once = update(grads, state, params)
+    assert all(np.all(u == 0.0) for u in jax.tree.leaves(updates))
+    assert po.metrics(once)["radius"] == po.metrics(state)["radius"]
+    updates, twice = update(grads, once, params)
     back = optax.apply_updates(params, updates)
     jax.tree.map(lambda x, b: np.testing.assert_allclose(x, b, rtol=1e-6), back, state[0].base)
-    assert po.metrics(after)["skipped"] == 1
-    forgiven = after[0]._replace(skipped=state[0].skipped)
+    assert po.metrics(twice)["skipped"] == 2
+    forgiven = twice[0]._replace(skipped=state[0].skipped, lost=state[0].lost)
     jax.tree.map(np.testing.assert_array_equal, forgiven, state[0])
-    assert po.metrics(after)["radius"] < po.metrics(state)["radius"]
+    assert 0.0 < po.metrics(twice)["radius"] < po.metrics(state)["radius"]
+    # Back at the base point there is no step left to blame.
+    _, thrice = update(grads, twice, back)
+    assert po.metrics(thrice)["radius"] == po.metrics(twice)["radius"]
+
+
+def test_a_gradient_of_zero_is_left_out():
+    optimizer = exact(3)
+    (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 7)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    updates, after = jax.jit(optimizer.update)(nothing, state, params)
+    assert all(np.all(u == 0.0) for u in jax.tree.leaves(updates))
+    forgiven = after[0]._replace(skipped=state[0].skipped)
+    jax.tree.map(np.testing.assert_array_equal, (forgiven, *after[1:]), state)
 
 
 def test_a_wall_where_the_loss_is_not_finite_is_stepped_back_from():

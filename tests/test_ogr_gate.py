@@ -36,8 +36,9 @@ def second_order(_, state):
 
 
 def test_gate_stays_open_on_exact_gradients_also_at_convergence():
-    (params, _), on = train(po.ogr(4), bowl, START, 300, second_order)
+    (params, state), on = train(po.ogr(4), bowl, START, 300, second_order)
     assert np.all(np.asarray(on) == 1.0)
+    assert po.metrics(state)["doubt"] == 0.0
     assert bowl(params) < 1e-8 * bowl(START)
 
 
@@ -56,6 +57,7 @@ def test_noise_closes_the_gate_and_the_base_carries_on():
     assert np.mean(on[1:]) == 0.0
     reached = bowl(po.eval_params(base, theirs))
     assert bowl(po.eval_params(state, ours)) < 1.3 * reached
+    assert po.metrics(state)["doubt"] > 0.04
     assert reached < 0.1 * bowl(START)
 
 

@@ -3,7 +3,8 @@
 *development* is what the method may be changed for. *confirmation* shares no data with it
 and is only read for the report. The robustness suites vary batch size, scale of the loss
 and of the initial parameters on a few problems of either set; in the moving ones the problem
-changes during the run, so that no schedule fits.
+changes during the run, so that no schedule fits. *accelerator* has larger models on data of
+either set; like confirmation it is only read for the report.
 """
 
 import functools
@@ -45,6 +46,7 @@ _CONFIRMATION = (
     *(f"austen_gru{horizon}" for horizon in ("", "@horizon=4", "@horizon=16")),
     *(f"austen_transformer{horizon}" for horizon in ("", "@horizon=4", "@horizon=16")),
 )
+_ACCELERATOR = ("austen_gpt2", "fashion_resnet")
 _VARIATIONS = (
     "",
     *(f"@batch={size}" for size in (16, 256, 1024)),
@@ -61,6 +63,7 @@ SUITES = {
     "development-moving": ("mnist1d_continual",),
     "confirmation": _CONFIRMATION,
     "confirmation-moving": ("digits_continual", "cart_pole"),
+    "accelerator": _ACCELERATOR,
     "confirmation-robustness": tuple(
         base + variation
         for base in ("digits_mlp", "mnist_mlp", "wages_mlp")

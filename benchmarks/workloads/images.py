@@ -254,4 +254,8 @@ MAKERS = {
     "digits_deep_linear": lambda: deep_linear(
         "digits_deep_linear", data.digits(), 4, 32, 0.03, steps=800
     ),
+    # accelerator
+    "fashion_resnet": lambda: residual(
+        "fashion_resnet", data.fashion(60_000, 10_000), 28, 64, 4, steps=2000, normalise=True
+    ),
 }

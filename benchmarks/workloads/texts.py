@@ -19,7 +19,7 @@ from benchmarks.layers import (
 from benchmarks.workloads.workload import Workload, supervised
 
 
-def transformer(name, dataset, width, blocks, *, batch, steps) -> Workload:
+def transformer(name, dataset, width, blocks, *, batch, steps, heads=4) -> Workload:
     window = dataset.train[0].shape[-1]
 
     def init(key) -> Params:
@@ -35,7 +35,7 @@ def transformer(name, dataset, width, blocks, *, batch, steps) -> Workload:
     def apply(params, x):
         x = params["characters"][x] + params["places"][None]
         for number in range(blocks):
-            x = block(params[f"block{number}"], x, heads=4, causal=True)
+            x = block(params[f"block{number}"], x, heads, causal=True)
         return dense(params["readout"], layer_norm(params["norm"], x))
 
     return supervised(name, dataset, init, apply, cross_entropy, batch=batch, steps=steps)
@@ -67,4 +67,8 @@ MAKERS = {
         "austen_transformer", data.austen(), 32, 2, batch=8, steps=250
     ),
     "austen_gru": lambda: recurrent("austen_gru", data.austen(), 48, batch=8, steps=250),
+    # accelerator: the blocks of GPT-2 small, 85 million parameters
+    "austen_gpt2": lambda: transformer(
+        "austen_gpt2", data.austen(256, held_out=64), 768, 12, batch=16, steps=400, heads=12
+    ),
 }

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 import parabolic_optax as po
-from tests.contract.subjects import OURS, PEERS, UNFINISHED
+from tests.contract.subjects import OURS, PEERS, SUBJECTS
 from tests.contract.table import BROKEN, EXEMPT, KEPT, ROWS, outcome, summary
 
 RECORD = pathlib.Path(__file__).parents[2] / "benchmarks/results/contract.json"
@@ -24,9 +24,8 @@ MARKS = {KEPT: "[green]yes[/]", BROKEN: "[red]no[/]", EXEMPT: "-"}
 
 def main() -> int:
     """Checks, prints and stores; the exit code says whether ours keep every promise."""
-    subjects = OURS | PEERS | UNFINISHED
     parser = argparse.ArgumentParser(prog="python -m tests.contract", description=main.__doc__)
-    parser.add_argument("--optimizers", nargs="+", choices=subjects, default=[*OURS, *PEERS])
+    parser.add_argument("--optimizers", nargs="+", choices=SUBJECTS, default=[*OURS, *PEERS])
     parser.add_argument("--groups", nargs="+", choices={row.group for row in ROWS})
     parser.add_argument("--slow", action="store_true", help="check the slow rows as well")
     parser.add_argument("--out", type=pathlib.Path, help="store the outcomes, as JSON")
@@ -48,7 +47,7 @@ def main() -> int:
                 "name": row.name,
                 "promise": row.promise,
                 "outcomes": {
-                    name: dataclasses.asdict(outcome(row, subjects[name]))
+                    name: dataclasses.asdict(outcome(row, SUBJECTS[name]))
                     for name in arguments.optimizers
                 },
             }

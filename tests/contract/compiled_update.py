@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.contract.row import Make, NotApplicableError
-from tests.contract.subjects import OURS, PEERS
+from tests.contract.subjects import SUBJECTS
 
 LAYERS, WIDTH, KEYS, HIDDEN, WORDS = 32, 4096, 1024, 14336, 128256
 # The layers are stacked; every matrix is cut along an axis of 4096 or 14336.
@@ -108,4 +108,4 @@ def check(make: Make, output: str) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(optax.with_extra_args_support((OURS | PEERS)[sys.argv[1]]()))))
+    print(json.dumps(measure(optax.with_extra_args_support(SUBJECTS[sys.argv[1]]()))))

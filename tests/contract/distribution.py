@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.contract import compiled_update
 from tests.contract.row import DEVICES, Make, Rows
-from tests.contract.subjects import OURS, PEERS, name_of
+from tests.contract.subjects import SUBJECTS, name_of
 from tests.contract.training import SOME, assert_same_run, raise_or_excuse, step_with, train
 
 ROWS = Rows()
@@ -50,7 +50,7 @@ def step_on(optimizer: Any) -> Any:
 @functools.cache
 def single(name: str) -> Any:
     """Parameters of the same run on one device."""
-    optimizer = (OURS | PEERS)[name]()
+    optimizer = SUBJECTS[name]()
     step = step_on(optimizer)
     start = (params(), optimizer.init(params()))
     return train(lambda *carry: step(*carry, batch()), *start, STEPS)[0]

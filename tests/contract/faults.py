@@ -20,6 +20,7 @@ from tests.contract.training import (
     assert_close,
     assert_finite,
     assert_same,
+    needs_average,
     needs_readouts,
     read_out,
     step_of,
@@ -267,6 +268,7 @@ def averages_after_a_million_steps(make: Make) -> None:
     """the averages of a run of a million steps still follow small changes"""
     needs_readouts(make)
     _, state = after(make)
+    needs_average(state)
     state = with_count(state, MILLION)
     params = jax.tree.map(lambda p: 1.001 * p, po.eval_params(state, matrix_params()))
     update = make().update

@@ -18,7 +18,13 @@ from flax.training.train_state import TrainState
 
 import parabolic_optax as po
 from tests.contract.row import Make, NotApplicableError, Rows
-from tests.contract.training import assert_same_types, needs_readouts, read_out, train
+from tests.contract.training import (
+    assert_same_types,
+    needs_readouts,
+    needs_step_sizes,
+    read_out,
+    train,
+)
 
 ROWS = Rows()
 
@@ -76,6 +82,7 @@ def flax_nnx_readouts(make: Make) -> None:
     """the readouts take Flax NNX's variables as they are"""
     needs_readouts(make)
     model, optimizer, first = fitted_nnx(make)
+    needs_step_sizes(optimizer.opt_state)
     assert {"step_size/kernel", "signal/bias"} <= set(po.metrics(optimizer.opt_state))
     graphdef, params = nnx.split(model, nnx.Param)
     for given in (params, nnx.as_pure(params)):

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.contract.distribution import STEPS, batch, mesh_of, params, spec_of, step_on
 from tests.contract.row import DEVICES
-from tests.contract.subjects import OURS, PEERS
+from tests.contract.subjects import SUBJECTS
 from tests.contract.training import train
 
 
@@ -30,7 +30,7 @@ def main(name: str, address: str, index: str) -> None:
             leaf.shape, NamedSharding(mesh, spec), lambda index: leaf[index]
         )
 
-    optimizer = (OURS | PEERS)[name]()
+    optimizer = SUBJECTS[name]()
     x = place(batch(), P("x"))
     start = (params(), optimizer.init(params()))
     cut = jax.tree.map(lambda leaf: place(leaf, spec_of(leaf)), start)

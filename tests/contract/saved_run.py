@@ -11,7 +11,7 @@ from typing import Any
 import flax.serialization
 
 from tests.contract.row import Make
-from tests.contract.subjects import OURS, PEERS
+from tests.contract.subjects import SUBJECTS
 from tests.contract.training import after, step_of
 
 STEPS = 300
@@ -24,7 +24,7 @@ def load(make: Make, file: pathlib.Path) -> Any:
 
 
 def main(name: str, path: str) -> None:
-    make, file = (OURS | PEERS)[name], pathlib.Path(path)
+    make, file = SUBJECTS[name], pathlib.Path(path)
     count, params, state = load(make, file)
     step = step_of(make)
     print("begin", flush=True)

@@ -1,6 +1,7 @@
 """Whatever optax wraps around an optimizer."""
 
 import inspect
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,8 +20,10 @@ from tests.contract.training import (
     assert_same,
     assert_same_run,
     assert_same_types,
+    needs_average,
     needs_rate,
     needs_readouts,
+    needs_step_sizes,
     step_of,
     step_with,
     train,
@@ -42,16 +45,17 @@ def chain(make: Make) -> None:
 
 @ROWS()
 def inject_hyperparams(make: Make) -> None:
-    """`inject_hyperparams`: every float argument may be a tracer"""
+    """`inject_hyperparams`: every float argument may be a tracer; counts are static"""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(make.func).parameters.items()
-        if isinstance(parameter.default, float)
     }
-    keywords = defaults | make.keywords
+    floats = {name: value for name, value in defaults.items() if isinstance(value, float)}
+    counts = [name for name, value in defaults.items() if type(value) is int]
+    keywords = floats | make.keywords
     if not keywords:
         raise NotApplicableError("has no float argument")
-    optimizer = optax.inject_hyperparams(make.func)(**keywords)
+    optimizer = optax.inject_hyperparams(make.func, static_args=counts)(**keywords)
     params, state = trained(optimizer)
     assert set(state.hyperparams) == set(keywords)
     assert_same_run(params, after(make)[0])
@@ -302,41 +306,52 @@ WRAPPERS = {
     "finite": lambda make: optax.apply_if_finite(make(), 3),
     "clip": lambda make: optax.chain(optax.clip_by_global_norm(1.0), make()),
 }
+ONLY_W = ("masked", "partition")
+
+
+def wrapped(make: Make, name: str) -> Any:
+    """The state that the bare optimizer has reached, inside the wrapper."""
+    params, bare = after(make)
+    optimizer = WRAPPERS[name](make)
+    initial = optimizer.init(params)
+    if name in ("inject", "finite", "multi_steps"):
+        field = {"multi_steps": "inner_opt_state"}.get(name, "inner_state")
+        return initial._replace(**{field: bare})
+    return (initial[0], bare) if name == "clip" else trained(optimizer)[1]
 
 
 @ROWS()
 def readouts(make: Make) -> None:
-    """`metrics`, `eval_params` and `reset` see through every wrapper"""
+    """`metrics` and `reset` see through every wrapper"""
     needs_readouts(make)
-    params, bare = after(make)
-    for name, wrap in WRAPPERS.items():
-        optimizer = wrap(make)
-        initial = optimizer.init(params)
-        # The state that the bare optimizer has reached, inside the wrapper.
-        if name in ("inject", "finite", "multi_steps"):
-            field = {"multi_steps": "inner_opt_state"}.get(name, "inner_state")
-            state = initial._replace(**{field: bare})
-        elif name == "clip":
-            state = (initial[0], bare)
-        else:
-            state = trained(optimizer)[1]
+    needs_step_sizes(after(make)[1])
+    for name in WRAPPERS:
+        state = wrapped(make, name)
         readings = po.metrics(state)
         assert readings["count"] == SOME, name
         assert readings["step_size"] > 0.0
         assert readings["step_size/w"].shape == ()
-        held = {"w"} if name in ("masked", "partition") else {"w", "b"}
-        assert {key.split("/")[1] for key in readings if key.startswith("signal/")} == held
-
-        averaged = po.eval_params(state, params)
-        assert_same_types(averaged, params)
-        assert not np.array_equal(averaged["w"], params["w"])
-        assert ("b" in held) != np.array_equal(averaged["b"], params["b"])
+        held = {key.split("/")[1] for key in readings if key.startswith("signal/")}
+        assert held == ({"w"} if name in ONLY_W else {"w", "b"})
 
         again = po.reset(state)
         assert_same_types(again, state)
         assert po.metrics(again)["count"] == 0
         assert po.metrics(again)["signal"] == 0.0
         assert po.metrics(again)["step_size"] == readings["step_size"]
+
+
+@ROWS()
+def averages(make: Make) -> None:
+    """`eval_params` sees through every wrapper"""
+    needs_readouts(make)
+    params, bare = after(make)
+    needs_average(bare)
+    for name in WRAPPERS:
+        averaged = po.eval_params(wrapped(make, name), params)
+        assert_same_types(averaged, params)
+        assert not np.array_equal(averaged["w"], params["w"])
+        assert (name in ONLY_W) == np.array_equal(averaged["b"], params["b"]), name
 
 
 @ROWS()
@@ -354,6 +369,7 @@ def reset(make: Make) -> None:
     """`reset` starts the averages anew and keeps the step sizes"""
     needs_readouts(make)
     params, state = after(make)
+    needs_step_sizes(state)
     before = po.metrics(state)["step_size"]
     elsewhere = jax.tree.map(lambda p: p + 100.0, params)
     _, state = step_of(make)(elsewhere, po.reset(state))
