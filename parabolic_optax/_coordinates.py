@@ -14,7 +14,8 @@ class ScaleByCoordinatesState(NamedTuple):
     """State of :func:`scale_by_coordinates`.
 
     Attributes:
-      mean, mean_gradient: running means of parameters and gradients.
+      mean: running mean of the parameters.
+      mean_gradient: running mean of the gradients.
       spread: running variance of the parameters, real.
       response: running covariance of gradients and parameters; the variance of the
         gradients where correlation is taken to be 1; real.

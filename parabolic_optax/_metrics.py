@@ -73,7 +73,7 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
 def eval_params(state: Any, params: Any) -> Any:
     """Averaged parameters for evaluation: the mean over the last tenth of the run.
 
-    The parameters themselves are always usable; their mean is better, because it does not
+    The parameters themselves are always usable; their mean is mostly better, as it does not
     carry the noise of the last steps. For a program that holds batch statistics or the like
     outside the parameters, recompute those for the averaged parameters.
 

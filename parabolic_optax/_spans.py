@@ -21,8 +21,10 @@ class TrackSpanState(NamedTuple):
       directions: k orthonormal rows for the next sample.
       turn: their coefficients over those of the last sample, [k, k].
       memory: what the rows after those are made of.
-      mean, mean_gradient: running means of parameters and gradients.
-      point, gradient: those of the last sample.
+      mean: running mean of the parameters.
+      mean_gradient: running mean of the gradients.
+      point: parameters of the last sample.
+      gradient: gradient of the last sample.
       count: number of samples taken, int32 scalar.
       skipped: number of steps whose gradient was zero or not finite, int32 scalar.
     """
