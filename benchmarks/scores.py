@@ -1,7 +1,7 @@
 """Numbers computed from stored records: ratios, wins, steps to a target."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,17 +16,17 @@ class Entry(NamedTuple):
       label: what a reader sees.
       optimizer: its name in the records.
       result: whether its parameters ("last") or its "readout" are judged.
-      decayed: whether settings with weight decay are among those that are chosen from.
+      decay: the weight decay, where it is given; None is the best of all that were run.
     """
 
     label: str
     optimizer: str
     result: str
-    decayed: bool = True
+    decay: float | None = None
 
 
 REFERENCE = Entry("AdamW, cosine, tuned", "adam_cosine", "last")
-UNDECAYED = Entry("Adam, cosine, tuned", "adam_cosine", "last", decayed=False)
+UNDECAYED = Entry("Adam, cosine, tuned", "adam_cosine", "last", decay=0.0)
 AVERAGED = Entry("Adam, constant, averaged, tuned", "adam_constant", "readout")
 TUNED = (
     REFERENCE,
@@ -47,15 +47,11 @@ class Scores:
         self.workloads = list(dict.fromkeys(record["workload"] for record in self.records))
         kinds = {record["optimizer"]: record["kind"] for record in self.records}
         ours = [name for name, kind in kinds.items() if kind == "ours"]
-        self.ours = [Entry(f"{name}()", name, result_of_ours(name), decayed=False) for name in ours]
+        self.ours = [Entry(f"{name}()", name, result_of_ours(name), decay=0.0) for name in ours]
         self.ours_decayed = [
-            Entry(f"{entry.optimizer}, decay tuned", entry.optimizer, entry.result)
+            entry._replace(label=label, decay=decay)
             for entry in self.ours
-            if any(
-                record["setting"].get("weight_decay")
-                for record in self.records
-                if record["optimizer"] == entry.optimizer
-            )
+            for label, decay in self._decayed(entry.optimizer)
         ]
         self.ours_last = [
             entry._replace(label=f"{entry.label}, parameters", result="last")
@@ -86,7 +82,7 @@ class Scores:
         candidates = [
             record
             for record in self.settings(workload, entry.optimizer)
-            if entry.decayed or not record["setting"].get("weight_decay")
+            if entry.decay in (None, _decay(record))
         ]
         if not candidates:
             return None
@@ -151,12 +147,27 @@ class Scores:
         ratios = losses / losses.min(1, keepdims=True)
         return {entry: np.sort(ratios[:, number]) for number, entry in enumerate(entries)}
 
+    def _decayed(self, optimizer: str) -> Iterator[tuple[str, float | None]]:
+        """Labels and weight decays: those run on all of its problems, and the best of all."""
+        decays = [
+            {_decay(record) for record in self.settings(workload, optimizer)}
+            for workload in self.workloads
+        ]
+        if any(max(ones, default=0.0) for ones in decays):
+            for decay in sorted(set.intersection(*filter(None, decays)) - {0.0}):
+                yield f"{optimizer}(weight_decay={decay:g})", decay
+            yield f"{optimizer}, decay tuned", None
+
     def _has_readout(self, optimizer: str) -> bool:
         return any(
             "readout" in record.get("curves", ())
             for record in self.records
             if record["optimizer"] == optimizer
         )
+
+
+def _decay(record: Record) -> float:
+    return record["setting"].get("weight_decay", 0.0)
 
 
 def result_of_ours(name: str) -> str:

@@ -340,15 +340,18 @@ def test_a_tuned_decay_is_told_from_the_default():
             record("a", "parabolic_adam", "ours", [9.0] * 3, [4.0] * 3),
         ]
     )
-    [tuned] = computed.ours_decayed
-    assert (tuned.label, computed.loss("a", tuned)) == ("parabolic_muon, decay tuned", 1.0)
+    assert {entry.label: computed.loss("a", entry) for entry in computed.ours_decayed} == {
+        "parabolic_muon(weight_decay=0.01)": 1.0,
+        "parabolic_muon(weight_decay=0.1)": 5.0,
+        "parabolic_muon, decay tuned": 1.0,
+    }
     assert [computed.loss("a", entry) for entry in computed.ours] == [3.0, 4.0]
     printed = report.best_settings(computed)
     assert "| parabolic_muon, decay tuned | 0.01 |" in printed
     head, _, row, *_ = report.table(computed).splitlines()
     cells = dict(zip(head.split(" | "), row.split(" | "), strict=True))
     assert cells["parabolic_muon()"] == "1.500"
-    assert cells["parabolic_muon, decay tuned"] == "0.500"
+    assert cells["parabolic_muon(weight_decay=0.1)"] == "2.500"
 
 
 def test_scores_against_values_by_hand():
