@@ -67,7 +67,12 @@ def instrument_kernel(response: jax.Array, spread: jax.Array) -> jax.Array:
     Returns:
       A G^-1, without the singular directions of G along which nothing has moved.
     """
-    return response @ jnp.linalg.pinv(spread, rtol=_UNSEEN)
+    # LAPACK's singular values may never return from entries that are no numbers.
+    size = jnp.max(jnp.abs(spread))
+    sound = jnp.isfinite(size) & (size > 0.0)
+    scale = jnp.where(sound, size, 1.0)
+    unit = jnp.where(sound, spread / scale, 0.0)
+    return (response / scale) @ jnp.linalg.pinv(unit, rtol=_UNSEEN)
 
 
 def _estimator(
