@@ -168,6 +168,11 @@ class Program:
             "traces": self._traces,
         }
 
+    @property
+    def text(self) -> str:
+        """The compiled program."""
+        return self._compiled.as_text() or ""
+
     def call(self) -> None:
         """Some steps in a row, as a training loop does them: it does not wait for each."""
         start = time.perf_counter()

@@ -1,5 +1,7 @@
 """What a step moves and keeps, counted by hand and as the compiler sees it."""
 
+import re
+
 import pytest
 
 from benchmarks import overhead
@@ -24,6 +26,20 @@ def test_state_and_traffic_are_as_counted(method):
     assert facts["state_buffers"] == pytest.approx(kept, abs=0.01)
     assert facts["bytes_floor"] / (4 * facts["parameters"]) == pytest.approx(moved, abs=0.01)
     assert facts["traces"] == 1
+
+
+def distinct_loops(leaves):
+    """How many different pieces of code the compiled update of so many equal tensors has."""
+    text = overhead.Program(overhead.update_alone(100 * leaves, leaves), "parabolic_adam").text
+    text = re.sub(r", metadata=\{[^}]*\}", "", text)
+    bodies = [body.partition("\n")[2] for body in re.split(r"\n(?=%\S+ \()", text)]
+    # Vectors have one number per tensor, and one for all.
+    lengths = re.compile(rf"\[({leaves}|{leaves + 1})\]")
+    return len({re.sub(r"%[\w.\-]+", "%", lengths.sub("[n]", body)) for body in bodies})
+
+
+def test_equal_tensors_share_their_code():
+    assert distinct_loops(24) <= distinct_loops(12) + 2
 
 
 def test_command_line_measures_stores_and_prints(tmp_path, capsys):
