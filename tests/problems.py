@@ -1,10 +1,14 @@
 """Problems that several test files share."""
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import optax
 
 import parabolic_optax as po
+
+# jax 0.5 has it as a name of an experimental module only, which newer versions warn of.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 OPTIMIZERS = {
     "adam": po.parabolic_adam,

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import reference_published
-from problems import matrix_loss, matrix_params, train
+from problems import enable_x64, matrix_loss, matrix_params, train
 
 import parabolic_optax as po
 
@@ -151,7 +151,7 @@ def trace(optimizer, start, steps, loss=bumpy):
 )
 def test_golden_trace(optimizer, propose):
     start = np.random.default_rng(1).normal(size=5)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         expected = reference_published.run(propose, bumpy_gradient, start, 15, **SETTINGS)
         np.testing.assert_allclose(trace(optimizer, start, 15), expected, rtol=1e-6, atol=1e-6)
         assert bumpy(jnp.asarray(expected[-1])) < bumpy(jnp.asarray(start)) - 0.1
@@ -160,7 +160,7 @@ def test_golden_trace(optimizer, propose):
 @pytest.mark.parametrize("sigma", [False, True])
 def test_golden_trace_of_the_diagonal(sigma):
     start = np.random.default_rng(2).normal(size=5)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         expected = reference_published.diagonal(bumpy_gradient, start, 15, sigma=sigma, **SETTINGS)
         got = trace(po.ogr_diagonal(perfect_correlation=sigma, **SETTINGS), start, 15)
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
