@@ -109,11 +109,12 @@ def best_settings(scores: Scores) -> str:
 
 def wins(scores: Scores) -> str:
     """Fraction of pairs of workload and seed that ours win, against each peer and against all."""
-    lines = _head("pairs won", [entry.label for entry in scores.ours])
+    ours = [*scores.ours, *(entry for entry in scores.ours_decayed if entry.decay is not None)]
+    lines = _head("pairs won", [entry.label for entry in ours])
     for peer in scores.peers:
-        lines.append(_row(peer.label, [_percent(scores.wins(e, [peer])) for e in scores.ours]))
+        lines.append(_row(peer.label, [_percent(scores.wins(entry, [peer])) for entry in ours]))
     lines.append(
-        _row("all of them at once", [_percent(scores.wins(e, scores.peers)) for e in scores.ours])
+        _row("all of them at once", [_percent(scores.wins(entry, scores.peers)) for entry in ours])
     )
     return "\n".join(lines)
 
