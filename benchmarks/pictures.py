@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.scores import Entry, Scores, median
+from benchmarks.scores import AVERAGED, UNDECAYED, Entry, Scores, median
 
 OURS = ("tab:red", "tab:orange", "tab:pink", "tab:brown", "tab:olive")
 GRIDS = (
@@ -61,16 +61,17 @@ def _sensitivity(scores: Scores, workload: str, axis: Axes) -> None:
         )
         if points:
             axis.plot(*zip(*points, strict=True), ".-", color=color, label=label)
-    for entry, color in _main(scores.ours):
+    for entry, color in _main(scores.headline):
         axis.axhline(scores.loss(workload, entry), color=color, label=entry.label)
     axis.set_xscale("log")
     losses = (scores.loss(workload, entry) for entry in scores.entries)
     best = min((loss for loss in losses if math.isfinite(loss)), default=None)
     if best is not None:
-        # Rates far off may leave the picture, ours may not.
-        ours = (scores.loss(workload, entry) for entry, _ in _main(scores.ours))
-        worst = max((loss for loss in ours if math.isfinite(loss)), default=best)
-        axis.set_ylim(0.95 * best, max(1.8 * best, 1.05 * worst))
+        # Rates far off may leave the picture, ours and the best rates may not.
+        shown = [*scores.headline, UNDECAYED, AVERAGED]
+        losses = (scores.loss(workload, entry) for entry in shown)
+        worst = max((loss for loss in losses if math.isfinite(loss)), default=best)
+        axis.set_ylim(0.95 * best, max(1.8 * best, 1.2 * worst))
 
 
 def _step_size(scores: Scores, workload: str, axis: Axes) -> None:
@@ -85,7 +86,7 @@ def _curvature(scores: Scores, workload: str, axis: Axes) -> None:
 
 
 def _trace(scores: Scores, workload: str, axis: Axes, reading: str) -> None:
-    for entry, color in _main(scores.ours):
+    for entry, color in _main(scores.headline):
         record = scores.best(workload, entry)
         if record is None or record["failure"] is not None:
             continue
@@ -98,12 +99,12 @@ def _profile(scores: Scores) -> Figure:
     """Fraction of the workloads on which the loss is within a factor of the best."""
     figure = Figure((7.0, 4.5), layout="constrained")
     axis = figure.subplots()
-    entries = [*scores.tuned, *scores.ours, *scores.peers]
+    entries = [*scores.tuned, *scores.headline, *scores.peers]
     # What was run on few problems would leave few on which all can be compared.
     compared = [e for e in entries if 3 * len(scores.ratios(e)) >= 2 * len(scores.workloads)]
     for entry, ratios in scores.profile(compared).items():
         fractions = [number / len(ratios) for number in range(1, len(ratios) + 1)]
-        ours = entry in scores.ours
+        ours = entry in scores.headline
         axis.step(
             [1.0, *ratios], [0.0, *fractions], where="post",
             label=entry.label, linewidth=2.5 if ours else 1.0,

@@ -15,14 +15,6 @@ from benchmarks import records
 from benchmarks.scores import AVERAGED, REFERENCE, UNDECAYED, Entry, Scores, geometric_mean
 from benchmarks.workloads import SUITES
 
-README_COLUMNS = (
-    "parabolic_adam()",
-    "parabolic_adamw(weight_decay=0.1)",
-    "parabolic_sgd()",
-    "parabolic_muon()",
-    "parabolic_muon(weight_decay=0.1)",
-)
-
 
 def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
     """The records of a suite; its workloads in the order of their definition."""
@@ -36,12 +28,7 @@ def table(scores: Scores) -> str:
     columns = [
         UNDECAYED,
         AVERAGED,
-        *(
-            entry
-            for label in README_COLUMNS
-            for entry in (*scores.ours, *scores.ours_decayed)
-            if entry.label == label
-        ),
+        *scores.headline,
     ]
     lines = _head(
         "held-out loss, ratio",

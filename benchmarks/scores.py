@@ -38,6 +38,15 @@ TUNED = (
     Entry("Muon, cosine, tuned", "muon_cosine", "last"),
 )
 
+# Ours that are shown where not all can be, in the README and in pictures.
+HEADLINE = (
+    "parabolic_adam()",
+    "parabolic_adamw(weight_decay=0.1)",
+    "parabolic_sgd()",
+    "parabolic_muon()",
+    "parabolic_muon(weight_decay=0.1)",
+)
+
 
 class Scores:
     """The records of a suite, by workload and entry; tuned methods at their best setting."""
@@ -68,6 +77,12 @@ class Scores:
     @property
     def entries(self) -> list[Entry]:
         return [*self.tuned, *self.ours, *self.ours_decayed, *self.ours_last, *self.peers]
+
+    @property
+    def headline(self) -> list[Entry]:
+        """Those of ours that are in HEADLINE, in its order."""
+        labelled = {entry.label: entry for entry in (*self.ours, *self.ours_decayed)}
+        return [labelled[label] for label in HEADLINE if label in labelled]
 
     def settings(self, workload: str, optimizer: str) -> list[Record]:
         """All records of an optimizer on a workload."""
