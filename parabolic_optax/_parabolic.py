@@ -115,8 +115,8 @@ def parabolic_adam(
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), three with ``tail_power=None``. A step reads gradients, parameters and state
     and writes the latter two: at least 11 numbers per parameter, 44 bytes in float32, or 9
-    without the averaged parameters; ``optax.adamw`` moves 7. The check of the gradient must be
-    done before anything is written and reads the gradients once more.
+    without the averaged parameters; ``optax.adamw`` moves 7. The inner products must be
+    known before anything is written, and read gradients, parameters and both means once more.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.

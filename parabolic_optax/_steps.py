@@ -191,8 +191,8 @@ def step_multiplicative(
         log_step = jnp.where(was_searching, found, state.log_step + change)
         new = MultiplicativeState(log_step, state.log_step, state.scale, search)
 
-        # The step size of the previous sample keeps the inner products out of the way of the
-        # update loop: both can run in one pass over the parameters.
+        # With the step size of the previous sample, the loop over the parameters waits for the
+        # inner products alone, and not for the small work on what they say.
         steps = layout.spread(jnp.exp(state.log_step), sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
         return moved, _tree.where(sample.usable, new, state)
