@@ -32,18 +32,17 @@ changes.
 >>> print(int(po.metrics(state)["count"]))
 300
 
-**Build.** Every optimizer is an ``optax.chain`` of four links, which are public:
+**Build.** The optimizers, all but :func:`ogr_diagonal`, are chains of public links: a direction
+tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three families fit
+together, by the records that they pass:
 
-- a direction tracker: :func:`track_displacement`, :func:`track_secants`,
-  :func:`track_averages`, :func:`track_components`, :func:`track_fixed`;
-- a curvature estimator: :func:`estimate_uncentred`, :func:`estimate_secants`,
-  :func:`estimate_centred`, :func:`estimate_instrument`, :func:`estimate_exact`;
-- the saddle sign-flip: :func:`flip_saddles`, :func:`flip_spectrum`;
-- a step-size rule: :func:`step_multiplicative`, :func:`step_trust_region`,
-  :func:`step_newton`.
-
-They pass :class:`Sample` and :class:`Parabola`, in several directions at once
-:class:`Secants` or :class:`Span`, and :class:`Quadratic`.
+- one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
+  :func:`estimate_uncentred`, :func:`flip_saddles`, :func:`step_multiplicative`;
+- the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
+  :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
+- any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`
+  or :func:`track_fixed`; :func:`estimate_centred`, :func:`estimate_instrument` or
+  :func:`estimate_exact`; :func:`flip_spectrum`; :func:`step_newton`.
 """
 
 from parabolic_optax._curvature import estimate_uncentred

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Quadratic, link
+from parabolic_optax._types import Quadratic, Span, link
 
 
 def newton_kernel(
@@ -51,7 +51,8 @@ def step_newton(
       parameters' types.
 
     Raises:
-      ValueError: a constant is negative; in the update, ``params`` is missing.
+      ValueError: a constant is negative; in the update, ``params`` is missing or does not match.
+      TypeError: a constant is not a number; the model was made of another record.
 
     Source:
       Duda, arXiv:1901.11457. The limit: this package.
@@ -74,6 +75,11 @@ def step_newton(
     ) -> tuple[Any, optax.EmptyState]:
         del extra_args
         span, vectors = updates.sample, updates.eigenvectors
+        if not isinstance(span, Span):
+            raise TypeError(
+                f"step_newton steps in a Span, got {type(span).__name__}: use track_averages,"
+                " track_components or track_fixed, or step_trust_region after track_secants."
+            )
         _tree.check_match(span.gradient, params)
         rank = vectors.shape[0]
         known = updates.eigenvalues != 0.0

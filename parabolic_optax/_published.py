@@ -31,8 +31,7 @@ def ogr_momentum(
 
     Use it to compare with the literature, or to see what one direction can do without noise.
     Do not train with it: under noise the curvature carries phantom curvature, the step
-    outside has a learning rate, and :func:`ogr` or :func:`parabolic_adam` are better in their
-    places.
+    outside has a learning rate. Take :func:`parabolic_adam` there, and :func:`ogr` without noise.
 
     Repaired: means start at the first sample and not at 0. Positions are measured from the
     running mean of the parameters as vectors, so they stay right when :math:`\hat v` turns;
@@ -57,7 +56,7 @@ def ogr_momentum(
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: a parameter is not of floating type.
+      TypeError: a constant is not a number; a parameter is not of floating type.
 
     Source:
       Duda, arXiv:1907.07063. The constants: this package.
@@ -127,7 +126,8 @@ def ogr_published(
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: `rank` is not an integer; a parameter is not of floating type.
+      TypeError: `rank` is not an integer, another constant not a number; a parameter is not of
+        floating type.
 
     Source:
       Duda, arXiv:1901.11457. The constants: this package.
@@ -195,7 +195,7 @@ def ogr_diagonal(
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: a parameter is not of floating type.
+      TypeError: a constant is not a number; a parameter is not of floating type.
 
     Source:
       Duda, arXiv:1901.11457; :math:`\sigma` form: arXiv:1907.07063. The constants: this

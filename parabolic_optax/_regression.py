@@ -218,7 +218,7 @@ def estimate_instrument(rank: int = 1) -> optax.GradientTransformationExtraArgs:
 def estimate_exact(
     gradient: Callable[[Any], Any], rank: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Hessian along the directions from Hessian-vector products: exact, at k + 1 gradients.
+    r"""Hessian along the directions from Hessian-vector products: exact.
 
     :math:`V H V^T` by ``jax.jvp`` of the gradient along every direction. It needs what the
     other estimators do without, a function of the gradient, and is the oracle that they are

@@ -48,7 +48,7 @@ def decompose(matrix: jax.Array, symmetric: jax.Array) -> tuple[jax.Array, jax.A
     Returns:
       eigenvalues [k] and eigenvectors [k, k], as columns, of the symmetric matrix, and the
       row lengths [k] of N_ij / sqrt(|l_i l_j|), N = E^T (A - A^T) E / 2, A the measured one.
-      Scaled like this, what a stiff direction measured wrongly does not drown a soft one.
+      Scaled like this, an error along a stiff direction does not drown a soft one.
     """
     eigenvalues, vectors = jnp.linalg.eigh(0.5 * (symmetric + symmetric.T))
     size = jnp.abs(eigenvalues)

@@ -113,7 +113,7 @@ class Secants(NamedTuple):
 class Span(NamedTuple):
     """One observation of the loss along k orthonormal directions that turn slowly.
 
-    The running means are of all samples, with the weight of `weight` for the newest one.
+    The running means are of all samples; the newest one has the weight `weight`.
 
     Attributes:
       directions: k orthonormal rows V, zero where not yet filled, fixed before the gradient

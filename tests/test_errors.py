@@ -17,6 +17,12 @@ def test_params_are_needed(name):
         optimizer.update(params, optimizer.init(params))
 
 
+def test_step_of_another_family():
+    optimizer = optax.chain(po.track_secants(), po.estimate_secants(), po.step_newton())
+    with pytest.raises(TypeError, match=r"got Secants.*step_trust_region after track_secants"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+
+
 @pytest.mark.parametrize("base", [None, 0.1, "adam", optax.scale_by_adam])
 def test_base_is_no_transformation(base):
     with pytest.raises(TypeError, match=r"base must be an optax gradient transformation"):
