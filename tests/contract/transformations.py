@@ -29,7 +29,8 @@ ROWS = Rows()
 @ROWS()
 def one_trace(make: Make) -> None:
     """one trace for all steps"""
-    after(make)
+    params = matrix_params()
+    train(step_of(make), params, make().init(params), 3)
     assert step_of(make)._cache_size() == 1
 
 
