@@ -45,6 +45,7 @@ together, by the records that they pass:
   :func:`estimate_exact`; :func:`flip_spectrum`; :func:`step_newton`.
 """
 
+from parabolic_optax._coordinates import ogr_diagonal
 from parabolic_optax._curvature import estimate_uncentred
 from parabolic_optax._directions import track_displacement
 from parabolic_optax._metrics import eval_params, metrics, reset
@@ -57,7 +58,7 @@ from parabolic_optax._parabolic import (
     parabolic_muon,
     parabolic_sgd,
 )
-from parabolic_optax._published import ogr_diagonal, ogr_momentum, ogr_published
+from parabolic_optax._published import ogr_momentum, ogr_published
 from parabolic_optax._quadratic import estimate_secants, flip_spectrum
 from parabolic_optax._regression import estimate_centred, estimate_exact, estimate_instrument
 from parabolic_optax._saddle import flip_saddles

@@ -10,8 +10,8 @@ from parabolic_optax import _tree
 from parabolic_optax._types import link
 
 
-class ScaleByCoordinatesState(NamedTuple):
-    """State of :func:`scale_by_coordinates`.
+class OgrDiagonalState(NamedTuple):
+    """State of :func:`ogr_diagonal`.
 
     Attributes:
       mean: running mean of the parameters.
@@ -33,7 +33,7 @@ class ScaleByCoordinatesState(NamedTuple):
     def readings(self) -> dict[str, jax.Array]:
         return {"count": self.count, "skipped": self.skipped}
 
-    def restart(self) -> "ScaleByCoordinatesState":
+    def restart(self) -> "OgrDiagonalState":
         return self._replace(count=jnp.zeros_like(self.count))
 
 
@@ -53,7 +53,7 @@ def curvature_kernel(response: jax.Array, spread: jax.Array, perfect: bool) -> j
     return jnp.sqrt(ratio) if perfect else ratio
 
 
-def scale_by_coordinates(
+def ogr_diagonal(
     learning_rate: float = 1e-3,
     *,
     share: float = 0.5,
@@ -61,47 +61,72 @@ def scale_by_coordinates(
     decay: float = 0.9,
     perfect_correlation: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Step of :func:`parabolic_optax.ogr_diagonal`, from gradients to updates.
+    r"""One parabola per coordinate, as published: slope, or :math:`\sigma_\theta / \sigma_g`.
 
-    One link rather than four: records of one parabola per coordinate would be whole trees.
+    .. math::
+      \lambda_i = \mathrm{cov}(g_i, \theta_i) / \mathrm{var}(\theta_i), \quad
+      \theta_i \leftarrow \theta_i
+        - \alpha\,(\bar g_i + \lambda_i (\theta_i - \bar\theta_i)) / |\lambda_i|
+
+    With `perfect_correlation` the correlation is taken to be 1, so that
+    :math:`|\lambda_i| = \sigma_{g,i} / \sigma_{\theta,i}`, and the step is
+    :math:`-\alpha\,(\sigma_\theta / \sigma_g)_i\, g_i`.
+
+    It is one link rather than four, since records of one parabola per coordinate would be whole
+    trees. Use it to compare with the literature. Do not train with it: under noise the slope form
+    carries phantom curvature in every coordinate, and the :math:`\sigma` form has no scale
+    of its own, because its steps set the :math:`\sigma_\theta` they are computed from.
+    Where coordinates are coupled a diagonal is no Hessian: couplings to others that move at
+    the same time are part of the slope.
+
+    Repaired: means start at the first sample and not at 0; steps are limited on both sides.
 
     Args:
-      learning_rate: as in :func:`parabolic_optax.ogr_diagonal`.
-      share: as there.
-      reach: as there.
-      decay: as there.
-      perfect_correlation: as there.
+      learning_rate: :math:`\eta` of gradient descent where a coordinate has not moved yet.
+      share: :math:`\alpha`.
+      reach: longest step of a coordinate, in multiples of :math:`\sigma_\theta`.
+      decay: of the running means and moments.
+      perfect_correlation: the :math:`\sigma` form; static.
 
     Returns:
-      A transformation that needs ``update(grads, state, params)``; state: 4 buffers like the
-      parameters, in at least float32.
+      A transformation that needs ``update(grads, state, params)``. State: 4 buffers like the
+      parameters, in at least float32. A gradient that is zero or not finite is counted and
+      changes nothing.
 
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: a parameter is not of floating type.
+      TypeError: a constant is not a number; a parameter is not of floating type.
 
     Source:
-      Duda, arXiv:1901.11457 and 1907.07063.
+      Duda, arXiv:1901.11457; :math:`\sigma` form: arXiv:1907.07063. The constants: this
+      package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._coordinates import curvature_kernel
-      >>> print(curvature_kernel(jnp.float32(-6.0), jnp.float32(2.0), perfect=False))
-      -3.0
+      >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
+      >>> optimizer = po.ogr_diagonal(learning_rate=0.1)
+      >>> def step(carry, _):
+      ...     p, state = carry
+      ...     grads = jnp.array([1.0, 4.0]) * (p - jnp.array([2.0, -3.0]))
+      ...     updates, state = optimizer.update(grads, state, p)
+      ...     return (p + updates, state), None
+      >>> p = jnp.array([0.5, 1.0])
+      >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
+      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
+      True
     """
     _tree.check_range("decay", decay, 0.0, 1.0)
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):
         _tree.check_range(name, value, 0.0)
 
-    def init(params: Any) -> ScaleByCoordinatesState:
+    def init(params: Any) -> OgrDiagonalState:
         _tree.check_floating(params)
         mean = _tree.wide(params)
 
         def real() -> Any:
             return jax.tree.map(lambda m: jnp.zeros_like(jnp.real(m)), mean)
 
-        return ScaleByCoordinatesState(
+        return OgrDiagonalState(
             mean=mean,
             mean_gradient=jax.tree.map(jnp.zeros_like, mean),
             spread=real(),
@@ -111,8 +136,8 @@ def scale_by_coordinates(
         )
 
     def update(
-        updates: Any, state: ScaleByCoordinatesState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, ScaleByCoordinatesState]:
+        updates: Any, state: OgrDiagonalState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, OgrDiagonalState]:
         del extra_args
         _tree.check_match(updates, params)
         point, gradient = (
@@ -122,7 +147,7 @@ def scale_by_coordinates(
         square = _tree.dot(gradient, gradient)
         usable = jnp.isfinite(square) & (square > 0.0)
         count = jnp.asarray(optax.safe_increment(state.count))
-        weight = jnp.maximum(1.0 - decay, 1.0 / count.astype(square.dtype)).astype(square.dtype)
+        weight = _tree.recent_weight(count, decay, square.dtype)
         first = state.count == 0
 
         def leaf(x, g, mean, mean_gradient, spread, response):
@@ -150,7 +175,7 @@ def scale_by_coordinates(
         step, *moments = (treedef.unflatten([result[i] for result in results]) for i in range(5))
         moves = jax.tree.map(lambda s, p: jnp.where(usable, s, 0.0).astype(p.dtype), step, params)
         skipped = jnp.asarray(optax.safe_increment(state.skipped))
-        new = ScaleByCoordinatesState(*moments, count=count, skipped=state.skipped)
+        new = OgrDiagonalState(*moments, count=count, skipped=state.skipped)
         return moves, _tree.where(usable, new, state._replace(skipped=skipped))
 
     return link(init, update)

@@ -2,7 +2,7 @@
 
 import optax
 
-from parabolic_optax import _coordinates, _newton, _quadratic, _regression, _spans
+from parabolic_optax import _newton, _quadratic, _regression, _spans
 
 
 def _flip(repel: bool) -> list[optax.GradientTransformationExtraArgs]:
@@ -150,74 +150,4 @@ def ogr_published(
         _regression.estimate_centred(rank),
         *_flip(repel),
         _newton.step_newton(learning_rate, share=share, reach=reach),
-    )
-
-
-def ogr_diagonal(
-    learning_rate: float = 1e-3,
-    *,
-    share: float = 0.5,
-    reach: float = 1.0,
-    decay: float = 0.9,
-    perfect_correlation: bool = False,
-) -> optax.GradientTransformationExtraArgs:
-    r"""One parabola per coordinate, as published: slope, or :math:`\sigma_\theta / \sigma_g`.
-
-    .. math::
-      \lambda_i = \mathrm{cov}(g_i, \theta_i) / \mathrm{var}(\theta_i), \quad
-      \theta_i \leftarrow \theta_i
-        - \alpha\,(\bar g_i + \lambda_i (\theta_i - \bar\theta_i)) / |\lambda_i|
-
-    With `perfect_correlation` the correlation is taken to be 1, so that
-    :math:`|\lambda_i| = \sigma_{g,i} / \sigma_{\theta,i}`, and the step is
-    :math:`-\alpha\,(\sigma_\theta / \sigma_g)_i\, g_i`.
-
-    Use it to compare with the literature. Do not train with it: under noise the slope form
-    carries phantom curvature in every coordinate, and the :math:`\sigma` form has no scale
-    of its own, because its steps set the :math:`\sigma_\theta` they are computed from.
-    Where coordinates are coupled a diagonal is no Hessian: couplings to others that move at
-    the same time are part of the slope.
-
-    Repaired: means start at the first sample and not at 0; steps are limited on both sides.
-
-    Args:
-      learning_rate: :math:`\eta` of gradient descent where a coordinate has not moved yet.
-      share: :math:`\alpha`.
-      reach: longest step of a coordinate, in multiples of :math:`\sigma_\theta`.
-      decay: of the running means and moments.
-      perfect_correlation: the :math:`\sigma` form; static.
-
-    Returns:
-      A transformation that needs ``update(grads, state, params)``. State: 4 buffers like the
-      parameters, in at least float32. A gradient that is zero or not finite is counted and
-      changes nothing.
-
-    Raises:
-      ValueError: a constant is out of range; in the update, ``params`` is missing or does not
-        match the gradients.
-      TypeError: a constant is not a number; a parameter is not of floating type.
-
-    Source:
-      Duda, arXiv:1901.11457; :math:`\sigma` form: arXiv:1907.07063. The constants: this
-      package.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
-      >>> optimizer = po.ogr_diagonal(learning_rate=0.1)
-      >>> def step(carry, _):
-      ...     p, state = carry
-      ...     grads = jnp.array([1.0, 4.0]) * (p - jnp.array([2.0, -3.0]))
-      ...     updates, state = optimizer.update(grads, state, p)
-      ...     return (p + updates, state), None
-      >>> p = jnp.array([0.5, 1.0])
-      >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
-      True
-    """
-    return _coordinates.scale_by_coordinates(
-        learning_rate,
-        share=share,
-        reach=reach,
-        decay=decay,
-        perfect_correlation=perfect_correlation,
     )

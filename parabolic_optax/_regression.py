@@ -269,7 +269,7 @@ def estimate_exact(
 
         with jax.default_matmul_precision("highest"):
             matrix = jax.lax.map(product, span.directions)
-            eigenvalues, vectors, asymmetry = decompose(matrix, 0.5 * (matrix + matrix.T))
+            eigenvalues, vectors, asymmetry = decompose(matrix, matrix)
             slopes = vectors.T @ _tree.project(span.directions, span.gradient, rank)
         new = SpectrumState(eigenvalues, slopes, asymmetry)
         quadratic = Quadratic(span, eigenvalues, vectors, slopes, asymmetry)

@@ -121,8 +121,8 @@ def _track(
         square = _tree.dot(gradient, gradient)
         usable = jnp.isfinite(square) & (square > 0.0)
         count = jnp.asarray(optax.safe_increment(state.count))
-        # A mean of all samples at first; the first sample is its own mean and has no past.
-        weight = jnp.maximum(1.0 - decay, 1.0 / count.astype(square.dtype)).astype(square.dtype)
+        # The first sample is its own mean and has no past.
+        weight = _tree.recent_weight(count, decay, square.dtype)
         first = state.count == 0
         from_mean, rise, step, change = (
             jax.tree.map(lambda x, m: jnp.where(first, 0.0, x - m), new, old)
@@ -218,7 +218,7 @@ def track_averages(
 
     def grow(memory: Any, gradient: Any, step: Any, count: jax.Array) -> Any:
         taken = step if of_updates else gradient
-        weights = jnp.maximum(1.0 - jnp.asarray(scales), 1.0 / count.astype(jnp.float32))
+        weights = _tree.recent_weight(count, jnp.asarray(scales), jnp.float32)
 
         def pull(rows: jax.Array, x: jax.Array) -> jax.Array:
             column = jnp.expand_dims(weights.astype(rows.dtype), range(1, rows.ndim))

@@ -192,6 +192,15 @@ def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     return jnp.asarray((power + 1.0) / (count.astype(jnp.float32) + power), jnp.float32)
 
 
+def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax.Array:
+    """Weight of sample number `count` in an average that decays; scalar of `dtype`.
+
+    1 / count at first, which is the mean of all samples, and 1 - decay later: an
+    exponential average without a bias towards where it starts.
+    """
+    return jnp.maximum(1.0 - decay, 1.0 / count.astype(dtype)).astype(dtype)
+
+
 def concrete(value: Any) -> bool:
     """Whether a constant can be checked now; under `inject_hyperparams` it is a tracer."""
     return isinstance(value, int | float) and not isinstance(value, bool)

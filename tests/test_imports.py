@@ -10,12 +10,13 @@ import parabolic_optax
 PACKAGE = pathlib.Path(parabolic_optax.__file__).parent
 ROLES = {"_directions", "_curvature", "_saddle", "_steps"}
 DIRECTIONS = {"_secants", "_quadratic", "_trust"}
-PUBLISHED = {"_spans", "_regression", "_newton", "_coordinates"}
+PUBLISHED = {"_spans", "_regression", "_newton"}
+WHOLE = {"_coordinates"}
 ALLOWED = {
     "_types": set(),
     "_tree": {"_types"},
     "_spectrum": set(),
-    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS | PUBLISHED},
+    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS | PUBLISHED | WHOLE},
     "_quadratic": {"_types", "_tree", "_spectrum"},
     "_regression": {"_types", "_tree", "_spectrum"},
     "_metrics": {"_types", "_tree"},
@@ -31,6 +32,7 @@ ALLOWED = {
         *ROLES,
         *DIRECTIONS,
         *PUBLISHED,
+        *WHOLE,
     },
 }
 OUTSIDE = {
