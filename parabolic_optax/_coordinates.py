@@ -139,15 +139,9 @@ def ogr_diagonal(
         updates: Any, state: OgrDiagonalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, OgrDiagonalState]:
         del extra_args
-        _tree.check_match(updates, params)
-        point, gradient = (
-            jax.tree.map(lambda x, m: x.astype(m.dtype), tree, state.mean)
-            for tree in (params, updates)
-        )
-        square = _tree.dot(gradient, gradient)
-        usable = jnp.isfinite(square) & (square > 0.0)
+        point, gradient, usable = _tree.observe(updates, params, state.mean)
         count = jnp.asarray(optax.safe_increment(state.count))
-        weight = _tree.recent_weight(count, decay, square.dtype)
+        weight = _tree.recent_weight(count, decay, _tree.real_type(point))
         first = state.count == 0
 
         def leaf(x, g, mean, mean_gradient, spread, response):
@@ -174,8 +168,7 @@ def ogr_diagonal(
         results = [leaf(*arrays) for arrays in zip(*map(jax.tree.leaves, trees), strict=True)]
         step, *moments = (treedef.unflatten([result[i] for result in results]) for i in range(5))
         moves = jax.tree.map(lambda s, p: jnp.where(usable, s, 0.0).astype(p.dtype), step, params)
-        skipped = jnp.asarray(optax.safe_increment(state.skipped))
         new = OgrDiagonalState(*moments, count=count, skipped=state.skipped)
-        return moves, _tree.where(usable, new, state._replace(skipped=skipped))
+        return moves, _tree.taken(usable, new, state)
 
     return link(init, update)

@@ -61,8 +61,8 @@ def instrument_kernel(response: jax.Array, spread: jax.Array) -> jax.Array:
     """H with H G = A, as measured and so not symmetric; all [k, k].
 
     Args:
-      response: A, mean of [change_i lever_j].
-      spread: G, mean of [step_i lever_j].
+      response: A, mean of [slope change_i instrument_j].
+      spread: G, mean of [step_i instrument_j].
 
     Returns:
       A G^-1, without the singular directions of G along which nothing has moved.
@@ -95,7 +95,7 @@ def _estimator(
         _check_same(span, rank)
         with jax.default_matmul_precision("highest"):
             response, spread = (
-                span.turn @ old @ span.turn.T + new
+                span.transport @ old @ span.transport.T + new
                 for old, new in zip((state.response, state.spread), moments(span), strict=True)
             )
             # Beside the newest product, all that is older fades.
@@ -118,10 +118,10 @@ def _estimator(
 
 
 def _check_same(span: Span, rank: int) -> None:
-    if span.turn.shape != (rank, rank):
+    if span.transport.shape != (rank, rank):
         raise ValueError(
-            f"the tracker follows {span.turn.shape[0]} directions, this estimator was made for"
-            f" {rank}: give both the same rank."
+            f"the tracker follows {span.transport.shape[0]} directions, this estimator was made"
+            f" for {rank}: give both the same rank."
         )
 
 
@@ -163,7 +163,7 @@ def estimate_centred(rank: int = 1) -> optax.GradientTransformationExtraArgs:
     return _estimator(
         rank,
         lambda span: (
-            span.weight * jnp.outer(span.rise, span.position),
+            span.weight * jnp.outer(span.centred_slope, span.position),
             span.weight * jnp.outer(span.position, span.position),
         ),
         centred_kernel,
@@ -175,7 +175,7 @@ def estimate_instrument(rank: int = 1) -> optax.GradientTransformationExtraArgs:
 
     Between two samples the parameters move by :math:`\Delta x` and the slopes change by
     :math:`\Delta s = H \Delta x` and noise. The noise of the earlier gradient is in both. The
-    lever z, the displacement of the earlier parameters from their running mean, was fixed
+    instrument z, the displacement of the earlier parameters from their running mean, was fixed
     before either noise was drawn, and so were the directions. Hence
 
     .. math::
@@ -205,14 +205,16 @@ def estimate_instrument(rank: int = 1) -> optax.GradientTransformationExtraArgs:
       >>> print(instrument_kernel(jnp.array([[-6.0]]), jnp.array([[-2.0]])).round(4))
       [[3.]]
     """
-    return _estimator(
-        rank,
-        lambda span: (
-            span.weight * jnp.outer(span.change, span.lever),
-            span.weight * jnp.outer(span.step, span.lever),
-        ),
-        instrument_kernel,
-    )
+
+    def moments(span: Span) -> tuple[jax.Array, jax.Array]:
+        # Where the parameters were one sample ago, from the mean that still holds.
+        instrument = span.position - span.step
+        return (
+            span.weight * jnp.outer(span.slope_change, instrument),
+            span.weight * jnp.outer(span.step, instrument),
+        )
+
+    return _estimator(rank, moments, instrument_kernel)
 
 
 def estimate_exact(

@@ -19,7 +19,7 @@ class TrackSpanState(NamedTuple):
 
     Attributes:
       directions: k orthonormal rows for the next sample.
-      turn: their coefficients over those of the last sample, [k, k].
+      transport: their coefficients over those of the last sample, [k, k].
       memory: what the rows after those are made of.
       mean: running mean of the parameters.
       mean_gradient: running mean of the gradients.
@@ -30,7 +30,7 @@ class TrackSpanState(NamedTuple):
     """
 
     directions: Any
-    turn: jax.Array
+    transport: jax.Array
     memory: Any
     mean: Any
     mean_gradient: Any
@@ -99,7 +99,7 @@ def _track(
         return TrackSpanState(
             # A copy, because a state that holds an array twice cannot be donated.
             directions=jax.tree.map(lambda rows: jnp.array(rows, copy=True), lay(memory)),
-            turn=jnp.eye(rank, dtype=_tree.real_type(point)),
+            transport=jnp.eye(rank, dtype=_tree.real_type(point)),
             memory=memory,
             mean=nothing(),
             mean_gradient=nothing(),
@@ -113,18 +113,12 @@ def _track(
         updates: Any, state: TrackSpanState, params: Any = None, **extra_args: Any
     ) -> tuple[Span, TrackSpanState]:
         del extra_args
-        _tree.check_match(updates, params)
-        point, gradient = (
-            jax.tree.map(lambda x, b: x.astype(b.dtype), tree, state.point)
-            for tree in (params, updates)
-        )
-        square = _tree.dot(gradient, gradient)
-        usable = jnp.isfinite(square) & (square > 0.0)
+        point, gradient, usable = _tree.observe(updates, params, state.point)
         count = jnp.asarray(optax.safe_increment(state.count))
         # The first sample is its own mean and has no past.
-        weight = _tree.recent_weight(count, decay, square.dtype)
+        weight = _tree.recent_weight(count, decay, _tree.real_type(point))
         first = state.count == 0
-        from_mean, rise, step, change = (
+        from_mean, centred, step, change = (
             jax.tree.map(lambda x, m: jnp.where(first, 0.0, x - m), new, old)
             for new, old in (
                 (point, state.mean),
@@ -139,28 +133,25 @@ def _track(
             )
             for old, new in ((state.mean, point), (state.mean_gradient, gradient))
         )
-        lever = jax.tree.map(lambda p, m: jnp.where(first, 0.0, p - m), state.point, state.mean)
 
         rows = state.directions
         following = lay(state.memory)
         span = Span(
             directions=rows,
-            turn=state.turn,
+            transport=state.transport,
             gradient=gradient,
             distance=jnp.sqrt(_tree.dot(from_mean, from_mean)),
             position=_tree.project(rows, from_mean, rank),
-            rise=_tree.project(rows, rise, rank),
             mean_slope=_tree.project(rows, mean_gradient, rank),
+            centred_slope=_tree.project(rows, centred, rank),
             step=_tree.project(rows, step, rank),
-            change=_tree.project(rows, change, rank),
-            lever=_tree.project(rows, lever, rank),
+            slope_change=_tree.project(rows, change, rank),
             weight=weight,
-            count=count,
             usable=usable,
         )
         new = TrackSpanState(
             directions=following,
-            turn=_coefficients(following, rows, rank),
+            transport=_coefficients(following, rows, rank),
             memory=grow(state.memory, gradient, step, count),
             mean=mean,
             mean_gradient=mean_gradient,
@@ -169,8 +160,7 @@ def _track(
             count=count,
             skipped=state.skipped,
         )
-        skipped = jnp.asarray(optax.safe_increment(state.skipped))
-        return span, _tree.where(usable, new, state._replace(skipped=skipped))
+        return span, _tree.taken(usable, new, state)
 
     return link(init, update)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from parabolic_optax._types import Axis, Per
 
@@ -178,6 +179,26 @@ def axpy(scale: jax.Array | float, x: Any, y: Any) -> Any:
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
     """`new` where the scalar condition holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
+
+
+def observe(updates: Any, params: Any, like: Any) -> tuple[Any, Any, jax.Array]:
+    """One sample, checked: the parameters and gradients in the types of `like`, and its use.
+
+    The last is whether the squared norm of the gradients is a number other than zero; where
+    not, they say nothing about the loss. Bool scalar.
+    """
+    check_match(updates, params)
+    point, gradient = (
+        jax.tree.map(lambda x, wide: x.astype(wide.dtype), tree, like) for tree in (params, updates)
+    )
+    square = dot(gradient, gradient)
+    return point, gradient, jnp.isfinite(square) & (square > 0.0)
+
+
+def taken(usable: jax.Array, new: Any, state: Any) -> Any:
+    """State after a sample: `new`, or the old one with the sample counted as skipped."""
+    skipped = jnp.asarray(optax.safe_increment(state.skipped))
+    return where(usable, new, state._replace(skipped=skipped))
 
 
 def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:

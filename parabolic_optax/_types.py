@@ -118,33 +118,31 @@ class Span(NamedTuple):
     Attributes:
       directions: k orthonormal rows V, zero where not yet filled, fixed before the gradient
         of the previous sample was drawn; like the parameters, with a leading axis of k.
-      turn: their coefficients over the directions of the sample before, [k, k].
+      transport: coefficients of the directions over those of the previous sample, V V'^T,
+        which carry moments over; [k, k].
       gradient: gradient at the parameters; like the parameters.
-      distance: length of the parameters minus their mean before this sample; scalar.
-      position: the same along the directions, parameter units; float of shape [k].
-      rise: gradient minus its mean before this sample, along the directions; [k].
-      mean_slope: mean gradient along the directions, this sample included; [k].
+      distance: length of the parameters minus their mean before this sample, parameter
+        units; scalar.
+      position: the same difference along the directions, parameter units; float of shape [k].
+      mean_slope: mean gradient along the directions, this sample included, loss units per
+        parameter unit; [k].
+      centred_slope: gradient minus its mean before this sample, along the directions; [k].
       step: parameters minus those of the previous sample, along the directions; [k].
-      change: gradient minus that of the previous sample, along the directions; [k].
-      lever: parameters of the previous sample minus the mean at that time, along the
-        directions, and so known before its gradient was drawn; [k].
+      slope_change: gradient minus that of the previous sample, along the directions; [k].
       weight: of this sample in every running mean, 1 for the first; scalar.
-      count: number of the sample, 1 for the first; int32 scalar.
       usable: as in :class:`Sample`; bool scalar.
     """
 
     directions: Any
-    turn: jax.Array
+    transport: jax.Array
     gradient: Any
     distance: jax.Array
     position: jax.Array
-    rise: jax.Array
     mean_slope: jax.Array
+    centred_slope: jax.Array
     step: jax.Array
-    change: jax.Array
-    lever: jax.Array
+    slope_change: jax.Array
     weight: jax.Array
-    count: jax.Array
     usable: jax.Array
 
 

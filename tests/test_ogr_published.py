@@ -42,7 +42,7 @@ def in_space(quadratic):
 )
 @pytest.mark.parametrize(("n", "tolerance"), [(1, 1e-5), (3, 1e-4), (5, 2e-3)])
 def test_hessian_is_exact_on_a_quadratic(estimator, extra, n, tolerance):
-    # The lever of the first two samples is 0, so the instrument form needs one gradient more.
+    # The instrument of the first two samples is 0, so the instrument form needs one gradient more.
     rng = np.random.default_rng(n)
     true, centre = indefinite(n, rng), rng.normal(size=n)
     points = jnp.asarray(rng.normal(size=(n + extra, n)), jnp.float32)
@@ -71,7 +71,7 @@ def test_hessian_stays_exact_while_the_directions_turn():
         lambda p: jnp.asarray(true @ (p - 1.0), jnp.float32),
         points,
     )
-    assert abs(quadratic.sample.turn[0, 1]) > 0.05  # they do turn
+    assert abs(quadratic.sample.transport[0, 1]) > 0.05  # they do turn
     np.testing.assert_allclose(in_space(quadratic), true, atol=1e-3)
 
 
