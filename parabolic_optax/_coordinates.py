@@ -111,9 +111,9 @@ def ogr_diagonal(
       ...     updates, state = optimizer.update(grads, state, p)
       ...     return (p + updates, state), None
       >>> p = jnp.array([0.5, 1.0])
-      >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
-      True
+      >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 40)
+      >>> print(p.round(2))
+      [ 2. -3.]
     """
     _tree.check_range("decay", decay, 0.0, 1.0)
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):

@@ -78,19 +78,24 @@ def estimate_uncentred(
       A link from :class:`Sample` to :class:`Parabola`.
 
     Raises:
-      ValueError: a constant is out of range, or `per` differs from the tracker's.
+      ValueError: a constant is out of range; in the update, `per` differs from the tracker's.
+      TypeError: a constant is not a number.
 
     Source:
       This package; the centred regression that it replaces is Duda's, arXiv:1907.07063.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._curvature import uncentred_kernel
-      >>> signal, curvature, offset = uncentred_kernel(
-      ...     jnp.float32(6.0), jnp.float32(8.0), jnp.float32(3.0)
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(
+      ...     po.track_displacement(optax.scale_by_adam(), tail_power=None),
+      ...     po.estimate_uncentred(),
       ... )
-      >>> print(signal, curvature, offset)
-      0.75 2.0 -3.0
+      >>> state = links.init(jnp.array([4.0, -1.0]))
+      >>> for p in (jnp.array([4.0, -1.0]), jnp.array([0.0, -1.0])):
+      ...     parabola, state = links.update(gradient(p), state, p)
+      >>> print(parabola.curvature, parabola.offset, parabola.signal)
+      [0.5] [-2.] [1.]
     """
     _tree.check_range("memory", memory, 0.0)
     _tree.check_range("pooling", pooling, 0.0, 1.0)

@@ -58,10 +58,18 @@ def step_newton(
       Duda, arXiv:1901.11457. The limit: this package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._newton import newton_kernel
-      >>> print(newton_kernel(jnp.float32(6.0), jnp.float32(2.0), 0.5, jnp.float32(9.0)))
-      -1.5
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> optimizer = optax.chain(
+      ...     po.track_fixed(jnp.array([[0.0, 1.0]])),
+      ...     po.estimate_exact(gradient),
+      ...     po.step_newton(learning_rate=0.1, share=0.5),
+      ... )
+      >>> state = optimizer.init(jnp.array([0.5, 1.0]))
+      >>> for p in (jnp.array([0.5, 1.0]), jnp.array([0.5, 3.0])):
+      ...     updates, state = optimizer.update(gradient(p), state, p)
+      >>> print(updates)
+      [ 0.15 -2.  ]
     """
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):
         _tree.check_range(name, value, 0.0)

@@ -148,17 +148,21 @@ def estimate_centred(rank: int = 1) -> optax.GradientTransformationExtraArgs:
       numbers.
 
     Raises:
-      ValueError: in the update, `rank` differs from the tracker's.
+      ValueError: `rank` is below 1; in the update, it differs from the tracker's.
       TypeError: `rank` is not an integer.
 
     Source:
       Duda, arXiv:1901.11457; one direction: arXiv:1907.07063.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._regression import centred_kernel
-      >>> print(centred_kernel(jnp.array([[6.0]]), jnp.array([[2.0]])))
-      [[3.]]
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(po.track_fixed(jnp.array([[0.0, 1.0]])), po.estimate_centred())
+      >>> state = links.init(jnp.array([0.5, 1.0]))
+      >>> for p in (jnp.array([0.5, 1.0]), jnp.array([0.5, 3.0])):
+      ...     quadratic, state = links.update(gradient(p), state, p)
+      >>> print(quadratic.eigenvalues, quadratic.slopes)
+      [3.] [12.]
     """
     return _estimator(
         rank,
@@ -193,17 +197,21 @@ def estimate_instrument(rank: int = 1) -> optax.GradientTransformationExtraArgs:
       :func:`estimate_centred`.
 
     Raises:
-      ValueError: in the update, `rank` differs from the tracker's.
+      ValueError: `rank` is below 1; in the update, it differs from the tracker's.
       TypeError: `rank` is not an integer.
 
     Source:
       This package; instrumental variables are a method of econometrics.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._regression import instrument_kernel
-      >>> print(instrument_kernel(jnp.array([[-6.0]]), jnp.array([[-2.0]])).round(4))
-      [[3.]]
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(po.track_fixed(jnp.array([[0.0, 1.0]])), po.estimate_instrument())
+      >>> state = links.init(jnp.array([0.5, 1.0]))
+      >>> for p in (jnp.array([0.5, 1.0]), jnp.array([0.5, 3.0]), jnp.array([0.5, 2.0])):
+      ...     quadratic, state = links.update(gradient(p), state, p)
+      >>> print(quadratic.eigenvalues, quadratic.slopes)
+      [3.] [9.]
     """
 
     def moments(span: Span) -> tuple[jax.Array, jax.Array]:
@@ -234,7 +242,8 @@ def estimate_exact(
       A link from :class:`Span` to :class:`Quadratic`; its state is 3k numbers.
 
     Raises:
-      ValueError: in the update, `rank` differs from the tracker's, or ``params`` is missing.
+      ValueError: `rank` is below 1; in the update, it differs from the tracker's, or ``params``
+        is missing or does not match the gradients.
       TypeError: `rank` is not an integer.
 
     Source:

@@ -46,15 +46,24 @@ def flip_saddles(cap: float = 1.0) -> optax.GradientTransformationExtraArgs:
 
     Raises:
       ValueError: the cap is negative.
+      TypeError: the cap is not a number.
 
     Source:
       Saddle-free Newton: Dauphin et al., 2014, arXiv:1406.2572. The cap: this package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._saddle import flip_kernel
-      >>> print(flip_kernel(jnp.float32(-2.0), jnp.float32(-3.0), jnp.float32(1.5), cap=1.0))
-      1.5
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(
+      ...     po.track_displacement(optax.scale_by_adam(), tail_power=None),
+      ...     po.estimate_uncentred(),
+      ...     po.flip_saddles(),
+      ... )
+      >>> state = links.init(jnp.array([4.0, -1.0]))
+      >>> for p in (jnp.array([4.0, -1.0]), jnp.array([3.0, -1.0])):
+      ...     parabola, state = links.update(gradient(p), state, p)
+      >>> print(parabola.curvature, parabola.offset)
+      [-1.] [0.5]
     """
     _tree.check_range("cap", cap, 0.0)
 

@@ -187,7 +187,7 @@ def track_averages(
     Raises:
       ValueError: no scale is given, or a constant is out of range; in the update, ``params``
         is missing or does not match the gradients.
-      TypeError: a parameter is not of floating type.
+      TypeError: a constant is not a number; a parameter is not of floating type.
 
     Source:
       One direction: Duda, arXiv:1907.07063. Several scales: this package.
@@ -243,8 +243,8 @@ def track_components(
       costs O(k^2 D), for the orthonormal rows.
 
     Raises:
-      ValueError: as :func:`track_averages` does.
-      TypeError: `rank` is not an integer; a parameter is not of floating type.
+      ValueError: `rank` is below 1; otherwise as :func:`track_averages` does.
+      TypeError: `rank` is not an integer; otherwise as :func:`track_averages` does.
 
     Source:
       Duda, arXiv:1901.11457, section on online PCA; Oja, 1982.
@@ -292,8 +292,9 @@ def track_fixed(directions: Any, *, decay: float = 0.9) -> optax.GradientTransfo
       A link from gradients to :class:`Span`, with the state of :func:`track_averages`.
 
     Raises:
-      ValueError: the leaves have no common leading axis, or as :func:`track_averages` does.
-      TypeError: a parameter is not of floating type.
+      ValueError: the leaves have no common leading axis; otherwise as
+        :func:`track_averages` does.
+      TypeError: as :func:`track_averages` does.
 
     Source:
       This package.

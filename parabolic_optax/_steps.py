@@ -132,12 +132,22 @@ def step_multiplicative(
       This package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._steps import multiplicative_kernel
-      >>> ahead = multiplicative_kernel(jnp.float32(0.5), jnp.float32(0.0), 0.1, 0.02, 0.1)
-      >>> behind = multiplicative_kernel(jnp.float32(-0.5), jnp.float32(0.0), 0.1, 0.02, 0.1)
-      >>> print(ahead, behind)
-      0.05 -0.01
+      >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
+      >>> optimizer = optax.chain(
+      ...     po.track_displacement(optax.scale_by_adam()),
+      ...     po.estimate_uncentred(),
+      ...     po.flip_saddles(),
+      ...     po.step_multiplicative(initial_step=1e-5),
+      ... )
+      >>> def step(carry, _):
+      ...     p, state = carry
+      ...     grads = jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      ...     updates, state = optimizer.update(grads, state, p)
+      ...     return (p + updates, state), po.metrics(state)["step_size"]
+      >>> p = jnp.array([0.5, 1.0])
+      >>> _, step_sizes = jax.lax.scan(step, (p, optimizer.init(p)), None, 60)
+      >>> print(step_sizes[19] > 100.0 * step_sizes[0], step_sizes[59] > step_sizes[19])
+      True True
     """
     _tree.check_range("initial_step", initial_step, 1e-30)
     for name, value in [
