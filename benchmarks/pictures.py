@@ -4,12 +4,15 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.scores import AVERAGED, UNDECAYED, Entry, Scores, median
+from benchmarks.scores import REFERENCE, Entry, Scores, median
 
 OURS = ("tab:red", "tab:orange", "tab:pink", "tab:brown", "tab:olive")
+TUNED = ("black", "tab:blue", "tab:cyan", "tab:green", "tab:purple", "rebeccapurple", "navy")
 GRIDS = (
     ("adam_cosine", "last", "Adam, cosine", "tab:blue"),
     ("adam_constant", "last", "Adam, constant", "tab:gray"),
@@ -19,10 +22,19 @@ GRIDS = (
 
 def draw(scores: Scores, folder: pathlib.Path, suite: str) -> list[pathlib.Path]:
     """Writes all pictures of a suite; returns their paths."""
+    compared = [w for w in scores.workloads if math.isfinite(scores.loss(w, REFERENCE))]
     pictures = {
-        "sensitivity": _grid(scores, _sensitivity),
-        "step_size": _grid(scores, _step_size),
-        "curvature": _grid(scores, _curvature),
+        "sensitivity": _grid(
+            scores,
+            compared,
+            _sensitivity,
+            "learning rate of Adam",
+            f"held-out loss over that of {REFERENCE.label}",
+        ),
+        "step_size": _grid(scores, scores.workloads, _step_size, "step", "step size"),
+        "curvature": _grid(
+            scores, scores.workloads, _curvature, "step", "curvature about the running mean"
+        ),
         "profile": _profile(scores),
     }
     paths = []
@@ -32,17 +44,26 @@ def draw(scores: Scores, folder: pathlib.Path, suite: str) -> list[pathlib.Path]
     return paths
 
 
-def _grid(scores: Scores, panel: Callable[[Scores, str, Axes], None]) -> Figure:
-    columns = min(4, len(scores.workloads))
-    rows = math.ceil(len(scores.workloads) / columns)
+def _grid(
+    scores: Scores,
+    workloads: Sequence[str],
+    panel: Callable[[Scores, str, Axes], None],
+    across: str,
+    upwards: str,
+) -> Figure:
+    columns = max(1, min(4, len(workloads)))
+    rows = max(1, math.ceil(len(workloads) / columns))
     figure = Figure((3.2 * columns, 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(scores.workloads) :]:
+    for axis in axes.flat[len(workloads) :]:
         axis.remove()
-    for workload, axis in zip(scores.workloads, axes.flat, strict=False):
+    for number, (workload, axis) in enumerate(zip(workloads, axes.flat, strict=False)):
         panel(scores, workload, axis)
         axis.set_title(workload, fontsize=9)
         axis.tick_params(labelsize=7)
+        if number >= len(workloads) - columns:
+            axis.set_xlabel(across, fontsize=8)
+    figure.supylabel(upwards, fontsize=9)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -53,25 +74,26 @@ def _grid(scores: Scores, panel: Callable[[Scores, str, Axes], None]) -> Figure:
 
 def _sensitivity(scores: Scores, workload: str, axis: Axes) -> None:
     """Final loss against the rate; ours, which has none, as a line."""
+    reference = scores.loss(workload, REFERENCE)
     for optimizer, result, label, color in GRIDS:
         points = sorted(
-            (record["setting"]["rate"], median(record, result))
+            (record["setting"]["rate"], median(record, result) / reference)
             for record in scores.settings(workload, optimizer)
             if record["setting"]["weight_decay"] == 0.0
         )
         if points:
             axis.plot(*zip(*points, strict=True), ".-", color=color, label=label)
     for entry, color in _main(scores.headline):
-        axis.axhline(scores.loss(workload, entry), color=color, label=entry.label)
-    axis.set_xscale("log")
-    losses = (scores.loss(workload, entry) for entry in scores.entries)
-    best = min((loss for loss in losses if math.isfinite(loss)), default=None)
-    if best is not None:
-        # Rates far off may leave the picture, ours and the best rates may not.
-        shown = [*scores.headline, UNDECAYED, AVERAGED]
-        losses = (scores.loss(workload, entry) for entry in shown)
-        worst = max((loss for loss in losses if math.isfinite(loss)), default=best)
-        axis.set_ylim(0.95 * best, max(1.8 * best, 1.2 * worst))
+        axis.axhline(scores.ratio(workload, entry), color=color, label=entry.label)
+    axis.set(xscale="log", yscale="log")
+    # At least this wide, so that what is level looks level. Rates far off may leave the picture,
+    # ours may not.
+    ratios = np.array([0.5, 2.0, *(scores.ratio(workload, entry) for entry in scores.headline)])
+    ratios = ratios[np.isfinite(ratios)]
+    axis.set_ylim(ratios.min() / 1.1, ratios.max() * 1.1)
+    axis.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0]))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _step_size(scores: Scores, workload: str, axis: Axes) -> None:
@@ -81,7 +103,14 @@ def _step_size(scores: Scores, workload: str, axis: Axes) -> None:
 
 def _curvature(scores: Scores, workload: str, axis: Axes) -> None:
     _trace(scores, workload, axis, "curvature")
-    axis.set_yscale("symlog", linthresh=1e-2)
+    # Linear between the decades next to 0 that hold the smaller half of all values.
+    sizes = np.abs(np.concatenate([[1.0], *(line.get_ydata() for line in axis.lines)]))
+    decade = 10.0 ** math.ceil(math.log10(np.nanmedian(np.where(sizes > 0.0, sizes, np.nan))))
+    largest = max(10.0 * decade, float(np.nanmax(sizes[1:], initial=decade)))
+    axis.set_yscale("symlog", linthresh=decade)
+    decades = decade * 10.0 ** np.arange(0, math.log10(largest / decade) + 1, 2)
+    axis.yaxis.set_major_locator(FixedLocator([*-decades[::-1], 0.0, *decades]))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.axhline(0.0, color="black", linewidth=0.5)
 
 
@@ -97,23 +126,37 @@ def _trace(scores: Scores, workload: str, axis: Axes, reading: str) -> None:
 
 def _profile(scores: Scores) -> Figure:
     """Fraction of the workloads on which the loss is within a factor of the best."""
-    figure = Figure((7.0, 4.5), layout="constrained")
+    figure = Figure((9.0, 4.5), layout="constrained")
     axis = figure.subplots()
-    entries = [*scores.tuned, *scores.headline, *scores.peers]
+    entries = [*scores.headline, *scores.tuned, *scores.peers]
     # What was run on few problems would leave few on which all can be compared.
     compared = [e for e in entries if 3 * len(scores.ratios(e)) >= 2 * len(scores.workloads)]
+    colors = dict(_main(scores.headline)) | dict(zip(scores.tuned, TUNED, strict=False))
+    workloads, drawn = 0, set()
     for entry, ratios in scores.profile(compared).items():
-        fractions = [number / len(ratios) for number in range(1, len(ratios) + 1)]
-        ours = entry in scores.headline
+        workloads = len(ratios)
+        fractions = [number / workloads for number in range(1, workloads + 1)]
+        # Peers are many; who they are is in the tables.
+        color, label = colors.get(entry, "lightgray"), entry.label
+        if entry in scores.peers:
+            label = "peers at their defaults" if "lightgray" not in drawn else None
+        drawn.add(color)
         axis.step(
-            [1.0, *ratios], [0.0, *fractions], where="post",
-            label=entry.label, linewidth=2.5 if ours else 1.0,
-            linestyle="--" if entry in scores.peers else "-",
-        )  # fmt: skip
+            [1.0, *ratios],
+            [0.0, *fractions],
+            where="post",
+            label=label,
+            color=color,
+            linewidth=2.5 if entry in scores.headline else 1.2,
+            zorder=1.0 if entry in scores.peers else 2.0,
+        )
     axis.set(xlim=(1.0, 2.0), ylim=(0.0, 1.0))
-    axis.set(xlabel="held-out loss over the best", ylabel="fraction of workloads")
+    axis.set(
+        xlabel="held-out loss over the best",
+        ylabel=f"fraction of {workloads} workloads that all were run on",
+    )
     if compared:
-        axis.legend(fontsize=6, ncols=2)
+        figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -134,7 +134,8 @@ left.plot(x, measured, ".", color="#c0c0c0", ms=4, label="data")
 left.plot(x, peaks(guess, x), color="k", lw=0.8, ls=":", label="first guess")
 for (name, (values, spent, params, _)), color in zip(fits.items(), COLORS, strict=True):
     last = int(np.searchsorted(spent, SHOWN, "right")) - 1
-    left.plot(x, peaks(jax.tree.map(lambda leaf, n=last: leaf[n], params), x), color=color)
+    fit = peaks(jax.tree.map(lambda leaf, n=last: leaf[n], params), x)
+    left.plot(x, fit, color=color, lw=4.0 if name == "ogr()" else 1.5)  # it lies behind another
     right.loglog(spent, np.minimum.accumulate(values) / lowest - 1.0, color=color, label=name)
 left.set(title=f"The fits after {SHOWN} gradients", xlabel="x", ylabel="y")
 left.legend(frameon=False)
