@@ -57,7 +57,9 @@ def summary(scores: Scores) -> str:
     Workloads on which most seeds failed are counted, and are in no mean.
     """
     rivals = (REFERENCE, UNDECAYED, AVERAGED)
-    columns = [column for rival in rivals for column in (f"to {rival.label}", "worst")]
+    columns = [
+        column for rival in rivals for column in (f"to {rival.label}", "worst", "within 1.05")
+    ]
     lines = _head("geometric mean of ratios", [*columns, "workloads", "failed"])
     for entry in scores.entries:
         cells = []
@@ -65,6 +67,7 @@ def summary(scores: Scores) -> str:
             ratios = scores.ratios(entry, rival)
             finite = ratios[np.isfinite(ratios)]
             cells += [_ratio(geometric_mean(finite)), _ratio(_worst(finite))]
+            cells.append(str(int(np.sum(ratios <= 1.05))))
         ratios = scores.ratios(entry)
         counts = [str(len(ratios)), str(int(np.isinf(ratios).sum()))]
         lines.append(_row(entry.label, [*cells, *counts]))
@@ -97,6 +100,8 @@ def best_settings(scores: Scores) -> str:
 def wins(scores: Scores) -> str:
     """Fraction of pairs of workload and seed that ours win, against each peer and against all."""
     ours = [*scores.ours, *(entry for entry in scores.ours_decayed if entry.decay is not None)]
+    if not scores.peers:
+        return "none were run"
     lines = _head("pairs won", [entry.label for entry in ours])
     for peer in scores.peers:
         lines.append(_row(peer.label, [_percent(scores.wins(entry, [peer])) for entry in ours]))

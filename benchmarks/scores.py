@@ -163,14 +163,16 @@ class Scores:
         return {entry: np.sort(ratios[:, number]) for number, entry in enumerate(entries)}
 
     def _decayed(self, optimizer: str) -> Iterator[tuple[str, float | None]]:
-        """Labels and weight decays: those run on all of its problems, and the best of all."""
+        """Labels and weight decays: those run on most of its problems, and the best of all."""
         decays = [
             {_decay(record) for record in self.settings(workload, optimizer)}
             for workload in self.workloads
         ]
-        if any(max(ones, default=0.0) for ones in decays):
-            for decay in sorted(set.intersection(*filter(None, decays)) - {0.0}):
-                yield f"{optimizer}(weight_decay={decay:g})", decay
+        decays = [ones for ones in decays if ones]
+        if any(max(ones) for ones in decays):
+            for decay in sorted(set.union(*decays) - {0.0}):
+                if 3 * sum(decay in ones for ones in decays) >= 2 * len(decays):
+                    yield f"{optimizer}(weight_decay={decay:g})", decay
             yield f"{optimizer}, decay tuned", None
 
     def _has_readout(self, optimizer: str) -> bool:
