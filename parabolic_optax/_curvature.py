@@ -75,7 +75,8 @@ def estimate_uncentred(
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
-      A link from :class:`Sample` to :class:`Parabola`.
+      A link from :class:`Sample` to :class:`Parabola`. Its state is three float32 numbers per
+      parabola and three for the whole.
 
     Raises:
       ValueError: a constant is out of range; in the update, `per` differs from the tracker's.

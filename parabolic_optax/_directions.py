@@ -86,7 +86,7 @@ def track_displacement(
       tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
-      per: granularity of the parabolas.
+      per: granularity of the parabolas, as in :func:`parabolic`.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the

@@ -73,9 +73,9 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
 def eval_params(state: Any, params: Any) -> Any:
     """Averaged parameters for evaluation: the mean over the last tenth of the run.
 
-    The parameters themselves are always usable; their mean is mostly better, as it does not
-    carry the noise of the last steps. For a program that holds batch statistics or the like
-    outside the parameters, recompute those for the averaged parameters.
+    The parameters themselves can always be used; their mean is nearly always better, since it
+    does not carry the noise of the last steps. Where a program holds batch statistics or the
+    like outside the parameters, recompute them for the averaged parameters.
 
     Args:
       state: an optimizer state, as in :func:`metrics`.

@@ -128,7 +128,7 @@ def parabolic_adam(
       tail_power: as in :func:`parabolic`.
 
     Returns:
-      A transformation, as :func:`parabolic` does.
+      A transformation, as :func:`parabolic` returns.
 
     Raises:
       TypeError: as :func:`parabolic` does.
@@ -181,7 +181,7 @@ def parabolic_adamw(
       tail_power: as in :func:`parabolic`.
 
     Returns:
-      A transformation, as :func:`parabolic` does.
+      A transformation, as :func:`parabolic` returns.
 
     Raises:
       TypeError: as :func:`parabolic` does.
@@ -232,7 +232,7 @@ def parabolic_sgd(
       tail_power: as in :func:`parabolic`.
 
     Returns:
-      A transformation, as :func:`parabolic` does.
+      A transformation, as :func:`parabolic` returns.
 
     Raises:
       TypeError: as :func:`parabolic` does.
@@ -284,7 +284,7 @@ def parabolic_muon(
       tail_power: as in :func:`parabolic`.
 
     Returns:
-      A transformation, as :func:`parabolic` does.
+      A transformation, as :func:`parabolic` returns.
 
     Raises:
       TypeError: as :func:`parabolic` does.

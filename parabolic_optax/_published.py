@@ -30,8 +30,9 @@ def ogr_momentum(
     :func:`flip_spectrum` and :func:`step_newton`.
 
     Use it to compare with the literature, or to see what one direction can do without noise.
-    Do not train with it: under noise the curvature carries phantom curvature, the step
-    outside has a learning rate. Take :func:`parabolic_adam` there, and :func:`ogr` without noise.
+    Do not train with it: under noise it reads phantom curvature (:func:`estimate_centred`), and
+    the step outside needs a learning rate. Take :func:`parabolic_adam` where there is noise, and
+    :func:`ogr` where there is none.
 
     Repaired: means start at the first sample and not at 0. Positions are measured from the
     running mean of the parameters as vectors, so they stay right when :math:`\hat v` turns;

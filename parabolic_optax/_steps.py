@@ -122,7 +122,8 @@ def step_multiplicative(
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
-      A link from :class:`Parabola` to updates in the parameters' types.
+      A link from :class:`Parabola` to updates in the parameters' types. Its state is two float32
+      numbers per parabola and two scalars.
 
     Raises:
       ValueError: a constant is out of range.

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import report
+from tests.contract import __main__ as contract
 from tests.contract import features
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -36,3 +37,8 @@ def test_results_are_those_of_the_stored_records():
 @pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
 def test_features_beside_other_optimizers_are_as_measured():
     assert features.table() in TEXT
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_contract_is_that_of_the_stored_record():
+    assert contract.stored_table() in TEXT

@@ -16,8 +16,7 @@ from tests.contract.row import Make
 from tests.contract.subjects import OURS, PEERS
 
 SUBJECTS: dict[str, Make] = {
-    "parabolic_adam": OURS["parabolic_adam"],
-    "ogr": functools.partial(po.ogr),
+    **{name: make for name, make in OURS.items() if name != "parabolic_adamw"},
     **PEERS,
 }
 TO_CHOOSE = {

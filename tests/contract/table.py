@@ -52,9 +52,10 @@ def outcome(row: Row, make: Make) -> Outcome:
 def summary(record: dict, names: Iterable[str]) -> str:
     """Rows kept, of those that apply, for every group and optimizer, as Markdown."""
     names = list(names)
+    columns = [f"`{name}`" for name in names]
     groups = list(dict.fromkeys(row["group"] for row in record["rows"]))
     lines = [
-        "| rows kept, of those that apply | " + " | ".join(names) + " |",
+        "| rows kept, of those that apply | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(names),
     ]
     for group in [*groups, None]:
