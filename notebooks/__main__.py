@@ -66,6 +66,10 @@ def execute(notebook: nbformat.NotebookNode) -> float:
             notebook,
             timeout=1800,
             record_timing=False,
+            # One output however often the text was flushed, so that equal runs give equal files.
+            coalesce_streams=True,
+            # Not that the kernel can be reached without encryption: it serves this run alone.
+            extra_arguments=["--log-level=ERROR"],
             resources={"metadata": {"path": folder}},
         ).execute()
     for cell in notebook.cells:
