@@ -1,5 +1,6 @@
 """Every Python block of the README runs as it stands."""
 
+import importlib.util
 import pathlib
 import re
 
@@ -42,3 +43,13 @@ def test_features_beside_other_optimizers_are_as_measured():
 @pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
 def test_contract_is_that_of_the_stored_record():
     assert contract.stored_table() in TEXT
+
+
+@pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
+def test_commands_and_files_that_it_names_exist():
+    commands = set(re.findall(r"python -m ([\w.]+)", TEXT))
+    files = set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
+    assert {"parabolic_optax", "benchmarks.report", "tests.contract"} <= commands
+    assert [name for name in commands if importlib.util.find_spec(name) is None] == []
+    assert files
+    assert [name for name in files if not (README.parent / name).exists()] == []
