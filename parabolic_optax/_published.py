@@ -142,9 +142,9 @@ def ogr_published(
       ...     updates, state = optimizer.update(grads, state, p)
       ...     return (p + updates, state), None
       >>> p = jnp.array([0.5, 1.0])
-      >>> (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 200)
-      >>> print(jnp.max(jnp.abs(p - jnp.array([2.0, -3.0]))) < 1e-3)
-      True
+      >>> (_, state), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 50)
+      >>> print(po.metrics(state)["eigenvalues"].round())
+      [1. 4.]
     """
     return optax.chain(
         _spans.track_components(rank, rate=rate, decay=decay),
