@@ -175,7 +175,7 @@ def bbob(dimensions: int, budget: int = 600) -> list[Batch]:
     starts = jax.random.uniform(jax.random.key(7), (24, dimensions), minval=-4.0, maxval=4.0)
 
     def batch(index, name):
-        problem, label = suite[name], f"{name}_{dimensions}"
+        problem, label = suite[name], f"bbob_{name}_{dimensions}"
         sampled = problem.sample(jax.random.key(1000 + index))
         # Value 0 at the optimum, with the penalty outside the box.
         return single(label, lambda x: sum(problem._value(x, sampled)), starts[index], budget)
