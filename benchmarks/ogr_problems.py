@@ -161,7 +161,8 @@ def burgers(seed: int) -> Batch:
 
 def learning() -> list[Batch]:
     """Full-batch learning and physics-informed networks, in float32."""
-    return [logistic_regression(), tanh_regression(0), poisson(0), poisson(1), burgers(0)]
+    networks = [*map(poisson, range(4)), *map(burgers, range(3))]
+    return [logistic_regression(), tanh_regression(0), *networks]
 
 
 def bbob(dimensions: int, budget: int = 600) -> list[Batch]:

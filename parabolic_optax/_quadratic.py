@@ -104,8 +104,8 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
     maximum. This link replaces :math:`\lambda_i` by
     :math:`|\lambda_i| \min(2, \sqrt{1 + (\delta a_i)^2})`, with :math:`a_i` the asymmetry, so
     that the step leaves along directions of negative curvature, and is up to a half shorter
-    where the model is unreliable. Its length is limited by the trust radius. Without this link the steps of
-    the chain are plain Newton steps, which are drawn to saddles.
+    where the model is unreliable. Its length is limited by the trust radius. Without this
+    link the steps of the chain are plain Newton steps, which are drawn to saddles.
 
     Args:
       damping: :math:`\delta`; 0 trusts every eigenvalue.
