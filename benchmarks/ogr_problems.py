@@ -161,25 +161,27 @@ def burgers(seed: int) -> Batch:
 
 def learning() -> list[Batch]:
     """Full-batch learning and physics-informed networks, in float32."""
-    return [logistic_regression(), tanh_regression(0), poisson(0), poisson(1), burgers(0)]
+    networks = [*map(poisson, range(4)), *map(burgers, range(3))]
+    return [logistic_regression(), tanh_regression(0), *networks]
 
 
 def bbob(dimensions: int, budget: int = 600) -> list[Batch]:
-    """The 24 noiseless functions of BBOB, started in [-4, 4]."""
+    """The 24 noiseless functions of BBOB, started in [-4, 4].
+
+    One batch each: under ``vmap``, a switch would compute all of them for every one.
+    """
     import bbobax
 
     suite = bbobax.bbob_suite(num_dims=dimensions)
-    problems = list(suite.values())
-    sampled = [p.sample(jax.random.key(1000 + i)) for i, p in enumerate(problems)]
-    arguments = (jnp.arange(24), jax.tree.map(lambda *leaves: jnp.stack(leaves), *sampled))
-    # Value 0 at the optimum, with the penalty outside the box.
-    branches = [lambda x, a, p=p: sum(p._value(x, a)) for p in problems]
     starts = jax.random.uniform(jax.random.key(7), (24, dimensions), minval=-4.0, maxval=4.0)
 
-    def loss(x, argument):
-        return jax.lax.switch(argument[0], branches, x, argument[1])
+    def batch(index, name):
+        problem, label = suite[name], f"bbob_{name}_{dimensions}"
+        sampled = problem.sample(jax.random.key(1000 + index))
+        # Value 0 at the optimum, with the penalty outside the box.
+        return single(label, lambda x: sum(problem._value(x, sampled)), starts[index], budget)
 
-    return [Batch([f"{n}_{dimensions}" for n in suite], loss, starts, arguments, budget)]
+    return [batch(*numbered) for numbered in enumerate(suite)]
 
 
 CUTEST = (

@@ -10,6 +10,10 @@ from parabolic_optax import _tree
 from parabolic_optax._spectrum import SpectrumState, decompose
 from parabolic_optax._types import Quadratic, Secants, link
 
+# Most that asymmetry shortens a step. Old secants can be wrong by any factor, and without a
+# bound one stiff direction that was measured wrongly would stop the soft ones.
+_MOST_DAMPED = 2.0
+
 
 def symmetric_by_age(matrix: jax.Array, frame: jax.Array) -> jax.Array:
     """The symmetric matrix that reproduces the newest secants, [k, k].
@@ -98,10 +102,10 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
 
     A Newton step goes to the extremum, :math:`-c_i / \lambda_i` away, also where that is a
     maximum. This link replaces :math:`\lambda_i` by
-    :math:`|\lambda_i| \sqrt{1 + (\delta a_i)^2}`, with :math:`a_i` the asymmetry, so that the
-    step leaves along directions of negative curvature, and is shorter where the model is
-    unreliable. Its length is limited by the trust radius. Without this link the steps of
-    the chain are plain Newton steps, which are drawn to saddles.
+    :math:`|\lambda_i| \min(2, \sqrt{1 + (\delta a_i)^2})`, with :math:`a_i` the asymmetry, so
+    that the step leaves along directions of negative curvature, and is up to a half shorter
+    where the model is unreliable. Its length is limited by the trust radius. Without this
+    link the steps of the chain are plain Newton steps, which are drawn to saddles.
 
     Args:
       damping: :math:`\delta`; 0 trusts every eigenvalue.
@@ -140,5 +144,6 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
 def stiffness_kernel(
     eigenvalues: jax.Array, asymmetry: jax.Array, damping: float | jax.Array
 ) -> jax.Array:
-    """|eigenvalues| sqrt(1 + (damping asymmetry)^2), all [k]."""
-    return jnp.abs(eigenvalues) * jnp.sqrt(1.0 + (damping * asymmetry) ** 2)
+    """|eigenvalues| min(2, sqrt(1 + (damping asymmetry)^2)), all [k]."""
+    factor = jnp.sqrt(1.0 + (damping * asymmetry) ** 2)
+    return jnp.abs(eigenvalues) * jnp.minimum(factor, _MOST_DAMPED)

@@ -19,6 +19,8 @@ _NEVER = jnp.iinfo(jnp.int32).max
 
 # Largest ratio of the curvature outside the span to |y| / |s| of the newest secant.
 _STIFFEST = 1.5
+# Of that curvature, after a step too short to be judged.
+_SOFTER = 0.25
 
 
 class Pairs(NamedTuple):
@@ -311,7 +313,11 @@ def track_secants(
 
         # A step of a few roundings of the parameters says nothing about the curvature.
         scale = jnp.sqrt(_tree.dot(point, point))
-        usable = good & (moved > 8.0 * jnp.finfo(moved.dtype).eps * scale)
+        eps = jnp.finfo(moved.dtype).eps
+        judged = good & (moved > 8.0 * eps * scale)
+        # Beside the curvature of a cliff those in front of it would be lost in rounding.
+        cliff = ~kept & (eps * square > _tree.dot(state.gradient, state.gradient))
+        usable = judged & ~cliff
         per_length = 1.0 / jnp.where(usable, moved, 1.0)
         unit, slope = (
             jax.tree.map(lambda x: per_length.astype(x.dtype) * x, tree) for tree in (step, rise)
@@ -322,6 +328,11 @@ def track_secants(
         # where the secant sees no curvature along itself.
         stretch = size * jnp.minimum(size / jnp.where(along > 0.0, along, 1.0), _STIFFEST)
         stretch = jnp.where(usable & (along > 0.0), stretch, state.stretch)
+        # On a plateau below a cliff the curvature of the cliff would hold the steps at nothing.
+        stuck = good & ~judged & ~first & ~state.probing
+        # Up to a step as long as the parameters; a slope that is flatter still is rounding.
+        stuck = stuck & (stretch * scale > jnp.sqrt(square))
+        stretch = jnp.where(stuck, _SOFTER * stretch, stretch)
 
         noise, doubt = _assess(state, _tree.dot(rise, rise), square, moved)
         count = jnp.asarray(optax.safe_increment(state.count))

@@ -9,11 +9,12 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Quadratic, link
 
-# An eigenvalue below this fraction of the largest is rounding.
-_FLOOR = 1e-7
 _NEWTON_STEPS = 12
 # Of a step to where the gradient is not finite.
 _RETREAT = 0.25
+# Of a step that did not do what the model promised. Its secant is in the model by then, so
+# less needs to be given up than without one.
+_SHRUNK = 0.7
 
 
 class TrustRegionState(NamedTuple):
@@ -39,13 +40,14 @@ def radius_kernel(
 ) -> jax.Array:
     """Trust radius after a step of length `moved`; all scalars.
 
-    Half the step where less than a quarter of the predicted decrease came true, twice the
-    radius where more than three quarters did and the step had been limited by it.
+    0.7 of the step, or of the radius if that is shorter, where less than a quarter of the
+    predicted decrease came true; twice the radius where more than three quarters did and the
+    step had been limited by it.
     """
     tiny = jnp.finfo(radius.dtype).tiny
     ratio = actual / jnp.minimum(predicted, -tiny)
     grown = jnp.where((ratio > 0.75) & (moved > 0.8 * radius), 2.0 * radius, radius)
-    return jnp.where(ratio < 0.25, 0.5 * moved, grown)
+    return jnp.where(ratio < 0.25, _SHRUNK * jnp.minimum(moved, radius), grown)
 
 
 def bounded_newton(slopes: jax.Array, curvatures: jax.Array, radius: jax.Array) -> jax.Array:
@@ -157,6 +159,8 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     for _ in range(2):  # the second pass makes it orthogonal to rounding
         along = _tree.project(secants.directions, left, rank)
         left = _tree.axpy(-1.0, _tree.combine(along, secants.directions), left)
+    # Where the span is all of space this is rounding, a direction at random inside it, and the
+    # step can be longer than the radius by a factor of sqrt(2).
     size = jnp.sqrt(_tree.dot(left, left))
     per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
     outward = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, left)
@@ -183,7 +187,7 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
 
 
 def _bounded_below(eigenvalues: jax.Array) -> jax.Array:
-    """The eigenvalues, away from 0 by a fraction of the largest; 0 where all are 0."""
-    floor = _FLOOR * jnp.max(jnp.abs(eigenvalues))
+    """The eigenvalues, away from 0 by a rounding of the largest; 0 where all are 0."""
+    floor = jnp.finfo(eigenvalues.dtype).eps * jnp.max(jnp.abs(eigenvalues))
     sign = jnp.where(eigenvalues < 0.0, -1.0, 1.0)
     return sign * jnp.maximum(jnp.abs(eigenvalues), floor)

@@ -69,7 +69,7 @@ class Ogr:
         actual = 0.5 * (self.gradient + gradient) @ step
         ratio = actual / self.predicted
         if ratio < 0.25:
-            self.radius = 0.5 * moved
+            self.radius = 0.7 * min(moved, self.radius)
         elif ratio > 0.75 and moved > 0.8 * self.radius:
             self.radius *= 2.0
         if actual <= 0.0:
@@ -90,7 +90,8 @@ class Ogr:
                 for i, x in enumerate(eigenvalues)
             ]
         )
-        stiffness = np.abs(eigenvalues) * np.sqrt(1.0 + (self.damping * noise) ** 2)
+        damped = np.minimum(np.sqrt(1.0 + (self.damping * noise) ** 2), 2.0)
+        stiffness = np.abs(eigenvalues) * damped
         self.eigenvalues = eigenvalues
         slopes = vectors.T @ q @ self.gradient
 

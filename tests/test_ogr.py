@@ -267,9 +267,28 @@ def test_a_wall_where_the_loss_is_not_finite_is_stepped_back_from():
     def loss(p):
         return jnp.sum(jnp.array([1.0, 4.0]) * p + 1.0 / jnp.sqrt(p))
 
-    (end, state), _ = train(exact(2), loss, jnp.array([50.0, 30.0]), 80)
+    (end, state), _ = train(exact(2), loss, jnp.array([50.0, 30.0]), 150)
     np.testing.assert_allclose(end, [0.5 ** (2 / 3), 0.25], rtol=1e-3)
     assert po.metrics(state)["skipped"] > 0
+
+
+def test_a_plateau_below_a_cliff_is_crossed():
+    def loss(p):
+        return 1e4 * jnp.minimum(p[0], 0.0) ** 2 + 1e-3 * (p[1] - 3.0) ** 2
+
+    # One step down the cliff, whose curvature would make all later ones shorter than rounding.
+    (end, _), _ = train(exact(2), loss, jnp.array([-0.05, 1.0]), 60)
+    assert end[0] >= 0.0
+    np.testing.assert_allclose(end[1], 3.0, rtol=1e-3)
+
+
+def test_the_curvature_of_a_cliff_is_not_taken_for_that_in_front_of_it():
+    def loss(p):
+        return jnp.sum(jnp.exp(300.0 * (p - 2.0)) - p)
+
+    (end, state), _ = train(exact(1), loss, jnp.array([1.0]), 60)
+    np.testing.assert_allclose(end, [2.0 - np.log(300.0) / 300.0], rtol=1e-3)
+    assert po.metrics(state)["returned"] > 0
 
 
 def test_readouts():
