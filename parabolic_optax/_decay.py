@@ -1,0 +1,158 @@
+"""Weight decay by a second slope: along the parameters themselves."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from parabolic_optax import _tree
+from parabolic_optax._types import Per, Sample, link
+
+_TINY = jnp.finfo(jnp.float32).tiny
+# Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
+_DEAD = 0.2
+
+
+class DecayOutwardState(NamedTuple):
+    """Running means of the slope along the parameters and of its size, and the decay they ask for.
+
+    All are float32 scalars.
+    """
+
+    slope: jax.Array
+    slope_size: jax.Array
+    decay: jax.Array
+
+    def readings(self) -> dict[str, jax.Array]:
+        return {"weight_decay": self.decay}
+
+    def restart(self) -> "DecayOutwardState":
+        return DecayOutwardState(*(jnp.zeros_like(value) for value in self))
+
+
+def outward_kernel(
+    slope: jax.Array, slope_size: jax.Array, strength: float | jax.Array
+) -> jax.Array:
+    """Weight decay, one set of parameters.
+
+    Args:
+      slope: mean of r, scalar.
+      slope_size: mean of |r|, scalar.
+      strength: largest decay.
+
+    Returns:
+      strength * clip((-E[r] / E|r| - 0.2) / 0.8, 0, 1); 0 where nothing was seen yet.
+    """
+    signal = slope / jnp.maximum(slope_size, _TINY)
+    return strength * jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
+
+
+def decay_outward(
+    strength: float | jax.Array = 0.2,
+    mask: Any | Callable[[Any], Any] | None = None,
+    *,
+    memory: float = 29.0,
+    per: Per = "tensor",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decoupled weight decay that acts only while the loss drives the weights outward.
+
+    Along the parameters themselves the loss has the slope
+    :math:`r_t = \langle g_t, \theta_t \rangle`, its derivative by the logarithm of their
+    scale. At a minimum its mean is zero. A network that learns its data by heart has none:
+    its loss falls for ever as its weights grow, and all minibatches agree on that,
+
+    .. math::
+      \phi = E[r] / E|r| \to -1, \qquad
+      u \leftarrow u + \omega \theta, \quad
+      \omega = \omega_0 \, \mathrm{clip}\left(\frac{-\phi - 0.2}{0.8}, 0, 1\right)
+
+    while on a problem with a minimum, such as a convex regression or a physics-informed
+    network, :math:`\phi` stays near zero, and the minimum is not moved. So one strength
+    serves both. The means look back over a fixed fraction of the run.
+
+    Args:
+      strength: :math:`\omega_0`, in units of the base step, at least 0.
+      mask: which leaves decay, a tree of bools or a function of the parameters; the slope is
+        taken along these alone.
+      memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of the
+        run.
+      per: granularity of the parabolas; the same as the tracker's.
+
+    Returns:
+      A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
+      is three float32 scalars, and the inner product one more in the pass that the tracker
+      makes over gradients and parameters anyway.
+
+    Raises:
+      ValueError: a constant is out of range; a mask is given with ``per="global"``; in the
+        update, ``params`` is missing.
+      TypeError: a constant is not a number.
+
+    Source:
+      This package. Decoupled decay: Loshchilov and Hutter, arXiv:1711.05101.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> links = optax.chain(po.track_displacement(optax.identity()), po.decay_outward())
+      >>> params = jnp.array([2.0, -1.0])
+      >>> state = links.init(params)
+      >>> outward, state = links.update(jnp.array([-1.0, 0.5]), state, params)
+      >>> print(outward.update)
+      [ 0.6 -0.3]
+      >>> state = links.init(params)
+      >>> across, state = links.update(jnp.array([0.5, 1.0]), state, params)
+      >>> print(across.update)
+      [-0.5 -1. ]
+    """
+    _tree.check_range("strength", strength, 0.0)
+    _tree.check_range("memory", memory, 0.0)
+    if mask is not None and isinstance(per, str) and per == "global":
+        raise ValueError(
+            "with per='global' there is one slope of all parameters, and none of those that a"
+            " mask chooses: leave out the mask, or use another per."
+        )
+
+    def init(params: Any) -> DecayOutwardState:
+        del params
+        zero = jnp.zeros([], jnp.float32)
+        return DecayOutwardState(zero, zero + 0.0, zero + 0.0)
+
+    def update(
+        updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
+    ) -> tuple[Sample, DecayOutwardState]:
+        del extra_args
+        sample = updates
+        _tree.check_match(sample.update, params)
+        decays = _decaying(mask, params)
+        counted = sample.radial_slope
+        if not all(decays):
+            sizes = _tree.Layout.of(params, per).sizes
+            counted = counted * np.repeat(np.asarray(decays, np.float32), sizes)
+        slope = jnp.sum(counted)
+        weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
+        mean = state.slope + weight * (slope - state.slope)
+        size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
+        fitted = DecayOutwardState(mean, size, outward_kernel(mean, size, strength))
+        state = _tree.where(sample.usable & jnp.isfinite(slope), fitted, state)
+
+        decay = jnp.where(sample.usable, state.decay, 0.0)
+        leaves, treedef = jax.tree.flatten(sample.update)
+        pulled = [
+            u - decay.astype(u.dtype) * p.astype(u.dtype) if own else u
+            for u, p, own in zip(leaves, jax.tree.leaves(params), decays, strict=True)
+        ]
+        return sample._replace(update=treedef.unflatten(pulled)), state
+
+    return link(init, update)
+
+
+def _decaying(mask: Any, params: Any) -> list[bool]:
+    """Whether each leaf decays; a mask may be a prefix of the parameters."""
+    tree = mask(params) if callable(mask) else mask
+    if tree is None:
+        return [True] * len(jax.tree.leaves(params))
+    spread = jax.tree.map(lambda own, sub: jax.tree.map(lambda _: bool(own), sub), tree, params)
+    return jax.tree.leaves(spread)
