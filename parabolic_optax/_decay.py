@@ -66,12 +66,14 @@ def decay_outward(
 
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
-      u \leftarrow u + \omega \theta, \quad
+      \theta \leftarrow \theta - \eta u - \min(\eta\omega, 5/t)\,\theta, \quad
       \omega = \omega_0 \, \mathrm{clip}\left(\frac{-\phi - 0.2}{0.8}, 0, 1\right)
 
     while on a problem with a minimum, such as a convex regression or a physics-informed
     network, :math:`\phi` stays near zero, and the minimum is not moved. So one strength
-    serves both. The means look back over a fixed fraction of the run.
+    serves both. The means look back over a fixed fraction of the run. The step rule takes the
+    decay in; it limits it, since otherwise weights that are held while the steps still grow
+    would be thrown over zero.
 
     Args:
       strength: :math:`\omega_0`, in units of the base step, at least 0.
@@ -98,14 +100,10 @@ def decay_outward(
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
       >>> links = optax.chain(po.track_displacement(optax.identity()), po.decay_outward())
       >>> params = jnp.array([2.0, -1.0])
-      >>> state = links.init(params)
-      >>> outward, state = links.update(jnp.array([-1.0, 0.5]), state, params)
-      >>> print(outward.update)
-      [ 0.6 -0.3]
-      >>> state = links.init(params)
-      >>> across, state = links.update(jnp.array([0.5, 1.0]), state, params)
-      >>> print(across.update)
-      [-0.5 -1. ]
+      >>> outward, _ = links.update(jnp.array([-1.0, 0.5]), links.init(params), params)
+      >>> across, _ = links.update(jnp.array([0.5, 1.0]), links.init(params), params)
+      >>> print(outward.decay, across.decay)
+      [0.2] [0.]
     """
     _tree.check_range("strength", strength, 0.0)
     _tree.check_range("memory", memory, 0.0)
@@ -125,26 +123,19 @@ def decay_outward(
     ) -> tuple[Sample, DecayOutwardState]:
         del extra_args
         sample = updates
-        _tree.check_match(sample.update, params)
-        decays = _decaying(mask, params)
-        counted = sample.radial_slope
-        if not all(decays):
-            sizes = _tree.Layout.of(params, per).sizes
-            counted = counted * np.repeat(np.asarray(decays, np.float32), sizes)
-        slope = jnp.sum(counted)
+        counted_in = jnp.ones_like(sample.radial_slope)
+        if mask is not None:
+            decays = np.asarray(_decaying(mask, params), np.float32)
+            counted_in = jnp.asarray(np.repeat(decays, _tree.Layout.of(params, per).sizes))
+        slope = jnp.sum(counted_in * sample.radial_slope)
         weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         fitted = DecayOutwardState(mean, size, outward_kernel(mean, size, strength))
         state = _tree.where(sample.usable & jnp.isfinite(slope), fitted, state)
 
-        decay = jnp.where(sample.usable, state.decay, 0.0)
-        leaves, treedef = jax.tree.flatten(sample.update)
-        pulled = [
-            u - decay.astype(u.dtype) * p.astype(u.dtype) if own else u
-            for u, p, own in zip(leaves, jax.tree.leaves(params), decays, strict=True)
-        ]
-        return sample._replace(update=treedef.unflatten(pulled)), state
+        decay = counted_in * jnp.where(sample.usable, state.decay, 0.0)
+        return sample._replace(decay=decay), state
 
     return link(init, update)
 
@@ -152,7 +143,5 @@ def decay_outward(
 def _decaying(mask: Any, params: Any) -> list[bool]:
     """Whether each leaf decays; a mask may be a prefix of the parameters."""
     tree = mask(params) if callable(mask) else mask
-    if tree is None:
-        return [True] * len(jax.tree.leaves(params))
     spread = jax.tree.map(lambda own, sub: jax.tree.map(lambda _: bool(own), sub), tree, params)
     return jax.tree.leaves(spread)

@@ -18,6 +18,8 @@ _STRIDE = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
+# Weight decay may shrink the parameters at most like this power of t.
+_FORGET = 5.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -171,7 +173,7 @@ def step_multiplicative(
     def update(
         updates: Parabola, state: MultiplicativeState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultiplicativeState]:
-        del params, extra_args
+        del extra_args
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
 
@@ -204,8 +206,12 @@ def step_multiplicative(
 
         # With the step size of the previous sample, the loop over the parameters waits for the
         # inner products alone, and not for the small work on what they say.
-        steps = layout.spread(jnp.exp(state.log_step), sample.update)
+        step = jnp.exp(state.log_step)
+        steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
+        if sample.decay is not None:
+            shrink = layout.spread(jnp.minimum(step * sample.decay, _FORGET / count), params)
+            moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.usable, new, state)
 
     return link(init, update)

@@ -37,6 +37,8 @@ class Sample(NamedTuple):
       usable: whether the squared norm of the gradient is a number other than zero, and slope
         and position are numbers. Where not, the links keep their state and the step is zero;
         bool scalar.
+      decay: decoupled weight decay, in units of the base step; float32 of shape [n], or None
+        where there is none.
     """
 
     update: Any
@@ -45,6 +47,7 @@ class Sample(NamedTuple):
     radial_slope: jax.Array
     count: jax.Array
     usable: jax.Array
+    decay: jax.Array | None = None
 
 
 class Parabola(NamedTuple):
