@@ -1,5 +1,7 @@
 """Weight decay where the loss drives the weights outward, and nowhere else."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def test_kernel_is_zero_before_anything_was_seen():
     assert _decay.outward_kernel(jnp.float32(0.0), jnp.float32(0.0), 0.2) == 0.0
 
 
-def train(optimizer, gradient, params, steps=800):
+def train(optimizer, gradient, params: Any, steps=800) -> Any:
     """Parameters, state, and the decay of every step, under noise of unit variance or data."""
 
     def step(carry, key):
@@ -83,7 +85,7 @@ def test_a_minimum_is_not_moved():
     assert miss(state, held) < miss(free_state, free) + 0.1
 
 
-def links(**arguments):
+def links(**arguments) -> Any:
     tracker = po.track_displacement(optax.identity(), per=arguments.get("per", "tensor"))
     return optax.chain(tracker, po.decay_outward(**arguments))
 
