@@ -175,8 +175,6 @@ def track_displacement(
             update=jax.tree.map(lambda u: jnp.where(usable, -u, 0.0), direction),
             slope=slope,
             position=position,
-            # Where no link asks for it, the compiler leaves it out.
-            radial_slope=layout.inner(updates, params),
             count=count,
             usable=usable,
         )

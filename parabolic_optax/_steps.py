@@ -18,8 +18,6 @@ _STRIDE = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
-# Weight decay may shrink the parameters at most like this power of t.
-_FORGET = 5.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -173,7 +171,7 @@ def step_multiplicative(
     def update(
         updates: Parabola, state: MultiplicativeState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultiplicativeState]:
-        del extra_args
+        del params, extra_args
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
 
@@ -206,12 +204,8 @@ def step_multiplicative(
 
         # With the step size of the previous sample, the loop over the parameters waits for the
         # inner products alone, and not for the small work on what they say.
-        step = jnp.exp(state.log_step)
-        steps = layout.spread(step, sample.update)
+        steps = layout.spread(jnp.exp(state.log_step), sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        if sample.decay is not None:
-            shrink = layout.spread(jnp.minimum(step * sample.decay, _FORGET / count), params)
-            moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.usable, new, state)
 
     return link(init, update)
