@@ -1,8 +1,12 @@
 """Steps to convergence with defaults on a narrow valley and a noisy ill-conditioned bowl.
 
+And what weight decay does where there is no minimum.
+
 ``python -m benchmarks.deterministic`` prints, for Rosenbrock's function in two dimensions,
 the steps until the loss is below 1e-4 from six starts, and for a quadratic of condition
-1e4 with gradient noise the fraction of the initial loss that is left after 3,000 steps.
+1e4 with gradient noise the fraction of the initial loss that is left after 3,000 steps. A
+second table is of logistic regression on separable data, whose loss falls for ever as the
+weights grow: their norm along the run, without decay and with a constant one.
 """
 
 import jax
@@ -18,6 +22,11 @@ STEPS = 3000
 LONGEST = 6000
 STARTS = ((-1.2, 1.0), (2.0, -1.0), (-1.0, -1.0), (0.5, 2.0), (3.0, 3.0), (0.001, 0.0))
 OPTIMIZERS = {"parabolic_adam()": po.parabolic_adam(), "parabolic_sgd()": po.parabolic_sgd()}
+DECAYS = {"parabolic_adam()": po.parabolic_adam()} | {
+    f"parabolic_adamw(weight_decay={decay:g})": po.parabolic_adamw(weight_decay=decay)
+    for decay in (0.01, 0.1, 0.2)
+}
+READ = (100, 200, 400, 500, 600, 700, 800)
 
 
 def rosenbrock(params):
@@ -60,6 +69,28 @@ def left_in_bowl(optimizer, seed) -> tuple[jax.Array, jax.Array]:
     return loss(params) / loss(start), loss(po.eval_params(state, params)) / loss(start)
 
 
+def norms_on_separable_data(optimizer) -> jax.Array:
+    """Norm of the weights after every step, in batches of 16 of 64 points with a margin."""
+    normal = jnp.array([1.0, -2.0, 3.0]) / jnp.sqrt(14.0)
+    drawn = jax.random.normal(jax.random.key(7), (64, 3)) + jnp.array([0.5, 0.0, -0.5])
+    labels = jnp.sign(drawn @ normal)
+    points = drawn + labels[:, None] * normal
+
+    def loss(weights, rows):
+        return jnp.mean(jax.nn.softplus(-labels[rows] * (points[rows] @ weights)))
+
+    def step(carry, key):
+        weights, state = carry
+        grads = jax.grad(loss)(weights, jax.random.choice(key, 64, (16,)))
+        updates, state = optimizer.update(grads, state, weights)
+        weights = optax.apply_updates(weights, updates)
+        return (weights, state), jnp.linalg.norm(weights)
+
+    start = jnp.array([0.3, -0.1, 0.2])
+    keys = jax.random.split(jax.random.key(1), max(READ))
+    return jax.jit(lambda c: jax.lax.scan(step, c, keys)[1])((start, optimizer.init(start)))
+
+
 def main() -> None:
     table = Table("optimizer", *map(str, STARTS), "bowl, last", "bowl, averaged", box=None)
     for name, optimizer in OPTIMIZERS.items():
@@ -68,6 +99,12 @@ def main() -> None:
         last, average = (f"{np.median(values):.4f}" for values in left)
         valley = [str(n) if n < LONGEST else f"> {LONGEST}" for n in steps.tolist()]
         table.add_row(name, *valley, last, average)
+    Console(width=140).print(table)
+
+    table = Table("norm of the weights, separable data", *map(str, READ), box=None)
+    for name, optimizer in DECAYS.items():
+        norms = norms_on_separable_data(optimizer)
+        table.add_row(name, *(f"{norms[count - 1]:.1f}" for count in READ))
     Console(width=140).print(table)
 
 

@@ -139,7 +139,8 @@ def ogr_diagonal(
         updates: Any, state: OgrDiagonalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, OgrDiagonalState]:
         del extra_args
-        point, gradient, usable = _tree.observe(updates, params, state.mean)
+        point, gradient, square = _tree.observe(updates, params, state.mean)
+        usable = _tree.telling(square)
         count = jnp.asarray(optax.safe_increment(state.count))
         weight = _tree.recent_weight(count, decay, _tree.real_type(point))
         first = state.count == 0

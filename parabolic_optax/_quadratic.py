@@ -66,12 +66,14 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
       This package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._quadratic import spectrum_kernel
-      >>> measured = jnp.array([[3.0, 1.0], [1.0, 3.0]])
-      >>> eigenvalues, _, asymmetry = spectrum_kernel(measured, jnp.eye(2))
-      >>> print(eigenvalues.round(4), asymmetry)
-      [2. 4.] [0. 0.]
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([-1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(po.track_secants(2), po.estimate_secants(2))
+      >>> state = links.init(jnp.array([1.0, 2.0]))
+      >>> for p in (jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0]), jnp.array([0.5, 0.5])):
+      ...     quadratic, state = links.update(gradient(p), state, p)
+      >>> print([f"{value:.3f}" for value in quadratic.eigenvalues])
+      ['-1.000', '3.000']
     """
     _tree.check_rank(rank)
 
@@ -120,10 +122,16 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
       Saddle-free Newton: Dauphin et al., 2014, arXiv:1406.2572. The damping: this package.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._quadratic import stiffness_kernel
-      >>> print(stiffness_kernel(jnp.array([-4.0, 3.0]), jnp.array([0.0, 0.75]), 1.0))
-      [4.   3.75]
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> gradient = lambda p: jnp.array([-1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      >>> links = optax.chain(
+      ...     po.track_secants(2), po.estimate_secants(2), po.flip_spectrum()
+      ... )
+      >>> state = links.init(jnp.array([1.0, 2.0]))
+      >>> for p in (jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0]), jnp.array([0.5, 0.5])):
+      ...     quadratic, state = links.update(gradient(p), state, p)
+      >>> print([f"{value:.3f}" for value in quadratic.eigenvalues])
+      ['1.000', '3.000']
     """
     _tree.check_range("damping", damping, 0.0)
 

@@ -294,15 +294,8 @@ def track_secants(
         updates: Any, state: TrackSecantsState, params: Any = None, **extra_args: Any
     ) -> tuple[Secants, TrackSecantsState]:
         del extra_args
-        _tree.check_match(updates, params)
-        point, gradient = (
-            jax.tree.map(lambda x, b: x.astype(b.dtype), tree, state.base)
-            for tree in (params, updates)
-        )
-        square = _tree.dot(gradient, gradient)
-        finite = jnp.isfinite(square)
-        # A gradient of zero, or too small to be squared, says nothing about the loss.
-        good = finite & (square > 0.0)
+        point, gradient, square = _tree.observe(updates, params, state.base)
+        finite, good = jnp.isfinite(square), _tree.telling(square)
         # The base point of a fresh state belongs to no gradient.
         first = state.count == 0
         step = jax.tree.map(lambda x, b: jnp.where(first, 0.0, x - b), point, state.base)

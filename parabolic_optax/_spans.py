@@ -113,7 +113,8 @@ def _track(
         updates: Any, state: TrackSpanState, params: Any = None, **extra_args: Any
     ) -> tuple[Span, TrackSpanState]:
         del extra_args
-        point, gradient, usable = _tree.observe(updates, params, state.point)
+        point, gradient, square = _tree.observe(updates, params, state.point)
+        usable = _tree.telling(square)
         count = jnp.asarray(optax.safe_increment(state.count))
         # The first sample is its own mean and has no past.
         weight = _tree.recent_weight(count, decay, _tree.real_type(point))

@@ -182,17 +182,20 @@ def where(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def observe(updates: Any, params: Any, like: Any) -> tuple[Any, Any, jax.Array]:
-    """One sample, checked: the parameters and gradients in the types of `like`, and its use.
-
-    The last is whether the squared norm of the gradients is a number other than zero; where
-    not, they say nothing about the loss. Bool scalar.
-    """
+    """Parameters and gradients, checked, in the types of `like`; squared norm of the latter."""
     check_match(updates, params)
     point, gradient = (
         jax.tree.map(lambda x, wide: x.astype(wide.dtype), tree, like) for tree in (params, updates)
     )
-    square = dot(gradient, gradient)
-    return point, gradient, jnp.isfinite(square) & (square > 0.0)
+    return point, gradient, dot(gradient, gradient)
+
+
+def telling(square: jax.Array) -> jax.Array:
+    """Whether gradients of this squared norm say anything about the loss; bool scalar.
+
+    Not if it is no number, nor if they are zero, or too small to be squared.
+    """
+    return jnp.isfinite(square) & (square > 0.0)
 
 
 def taken(usable: jax.Array, new: Any, state: Any) -> Any:

@@ -109,10 +109,19 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
       This package; trust radius as in Nocedal and Wright, Numerical Optimization, ch. 4.
 
     Example:
-      >>> import jax.numpy as jnp, parabolic_optax as po
-      >>> from parabolic_optax._trust import bounded_newton
-      >>> print(bounded_newton(jnp.array([2.0, 6.0]), jnp.array([1.0, -2.0]), jnp.float32(9.0)))
-      [-2.  3.]
+      >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
+      >>> optimizer = optax.chain(
+      ...     po.track_secants(2), po.estimate_secants(2), po.step_trust_region(initial_radius=0.5)
+      ... )
+      >>> def step(carry, _):
+      ...     p, state = carry
+      ...     grads = jnp.array([1.0, 3.0]) * (p - jnp.array([2.0, -1.0]))
+      ...     updates, state = optimizer.update(grads, state, p)
+      ...     return (p + updates, state), jnp.linalg.norm(updates)
+      >>> p = jnp.array([0.6, 0.8])
+      >>> (p, _), lengths = jax.lax.scan(step, (p, optimizer.init(p)), None, 10)
+      >>> print(p.round(3), lengths[0].round(3))
+      [ 2. -1.] 0.5
     """
     _tree.check_range("initial_radius", initial_radius, 1e-30)
 
