@@ -183,7 +183,8 @@ def draw(record: dict) -> None:
         axes.set(xscale="log", xlabel="gradients, relative to the best solver", ylim=(0, 1))
         axes.set_title(f"within {tolerance:g} of the best", fontsize=10)
     figure.axes[0].set_ylabel("fraction of problems")
-    figure.axes[-1].legend(fontsize=8, loc="lower right")
+    lines, names = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(names))
     figure.savefig(RESULTS / "ogr_deterministic.png", dpi=110)
 
 
