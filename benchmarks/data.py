@@ -107,6 +107,20 @@ def fashion_small() -> Data:
 
 
 @functools.cache
+def fashion_few() -> Data:
+    """1,350 of these, of the five kinds that are told apart most easily."""
+    kinds = np.array([1, 5, 7, 8, 9])
+
+    def of_kinds(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        images, labels = columns
+        rows = np.isin(labels, kinds)
+        return images[rows][:1350], np.searchsorted(kinds, labels[rows]).astype(np.int32)[:1350]
+
+    train, held_out, _ = fashion_small()
+    return Data(of_kinds(train), of_kinds(held_out), len(kinds))
+
+
+@functools.cache
 def mnist1d() -> Data:
     """Generated signals of length 40 in ten classes."""
     try:

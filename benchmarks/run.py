@@ -47,6 +47,7 @@ class Suite(NamedTuple):
 SUITES = {
     "smoke": Suite((*_MAIN, "adam_constant", "adam_cosine", "prodigy"), 0, 1),
     "development": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
+    "development-short": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "development-robustness": Suite((*_MAIN, *_STEPS), 0, 3),
     "development-moving": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),

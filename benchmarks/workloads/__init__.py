@@ -27,6 +27,15 @@ _DEVELOPMENT = (
     "bible_gru",
     "oscillator_pinn",
 )
+# Short, and easily learned by heart, or with a minimum that has to be met exactly.
+_DEVELOPMENT_SHORT = (
+    "fashion_few",
+    "fashion_few_cnn",
+    "fashion_few_bad_init",
+    "fashion_softmax",
+    "helmholtz_pinn",
+    "heat_pinn",
+)
 _CONFIRMATION = (
     "digits_mlp",
     "mnist_mlp",
@@ -57,6 +66,7 @@ _VARIATIONS = (
 SUITES = {
     "smoke": ("diabetes_linear", "mnist1d_tanh"),
     "development": _DEVELOPMENT,
+    "development-short": _DEVELOPMENT_SHORT,
     "development-robustness": tuple(
         base + variation for base in ("mnist1d_mlp", "diamonds_cut") for variation in _VARIATIONS
     ),

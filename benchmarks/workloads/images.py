@@ -228,6 +228,19 @@ MAKERS = {
     "fashion_autoencoder": lambda: autoencoder(
         "fashion_autoencoder", data.fashion(), (256, 64, 16), steps=1200
     ),
+    "fashion_few": lambda: perceptron("fashion_few", data.fashion_few(), (64, 64), steps=420),
+    "fashion_few_bad_init": lambda: perceptron(
+        "fashion_few_bad_init",
+        data.fashion_few(),
+        (64,) * 5,
+        steps=500,
+        activation=jnp.tanh,
+        gain=3.0,
+    ),
+    "fashion_few_cnn": lambda: convolutional(
+        "fashion_few_cnn", data.fashion_few(), (14, 14, 1), (16, 32), steps=400
+    ),
+    "fashion_softmax": lambda: perceptron("fashion_softmax", data.fashion_small(), (), steps=500),
     # confirmation
     "digits_mlp": lambda: perceptron("digits_mlp", data.digits(), (64, 64), steps=420),
     "mnist_mlp": lambda: perceptron("mnist_mlp", data.mnist(), (128, 128), steps=625),

@@ -55,14 +55,15 @@ def oscillator(name, *, steps) -> Workload:
     return Workload(name, init, loss, train, held_out, batch=64, steps=steps, evaluate=evaluate)
 
 
-def poisson(name, *, steps) -> Workload:
-    """A physics-informed network for Δu = f on the unit square with u = 0 on its border.
+def poisson(name, *, steps, waves=(1, 2), stiffness=0.0) -> Workload:
+    """A physics-informed network for Δu + `stiffness` u = f on the unit square, u = 0 outside.
 
-    The solution is u = sin(πx) sin(2πy); what is reported is the relative error of u.
+    The solution is u = sin(aπx) sin(bπy), a and b the `waves`; what is reported is the relative
+    error of u. With a stiffness it is Helmholtz' equation.
     """
 
     def solution(point):
-        return jnp.sin(jnp.pi * point[0]) * jnp.sin(2.0 * jnp.pi * point[1])
+        return jnp.sin(waves[0] * jnp.pi * point[0]) * jnp.sin(waves[1] * jnp.pi * point[1])
 
     def init(key) -> Params:
         return mlp_init(key, (2, 32, 32, 1), lecun_tanh)
@@ -71,14 +72,55 @@ def poisson(name, *, steps) -> Workload:
         border = 16.0 * jnp.prod(point * (1.0 - point))
         return border * mlp(params, 2.0 * point - 1.0, jnp.tanh)[0]
 
-    def laplacian(function, point):
-        return jnp.trace(jax.hessian(function)(point))
+    def operator(function, point):
+        return jnp.trace(jax.hessian(function)(point)) + stiffness * function(point)
 
     def loss(params, batch, key):
         def residual(point):
-            return laplacian(lambda p: value(params, p), point) - laplacian(solution, point)
+            return operator(lambda p: value(params, p), point) - operator(solution, point)
 
         return jnp.mean(jax.vmap(residual)(batch[0]) ** 2)
+
+    return _collocated(name, init, loss, value, solution, steps)
+
+
+def heat(name, *, steps) -> Workload:
+    """A physics-informed network for u_t = u_xx / 10 on 0 < x, t < 1, with u = 0 at x = 0 and 1.
+
+    At t = 0 it is sin(πx) + sin(2πx) / 2; points are (x, t), and what is reported is the relative
+    error of u.
+    """
+    diffusion = 0.1
+
+    def solution(point):
+        return sum(
+            factor
+            * jnp.exp(-diffusion * (wave * jnp.pi) ** 2 * point[1])
+            * jnp.sin(wave * jnp.pi * point[0])
+            for wave, factor in ((1.0, 1.0), (2.0, 0.5))
+        )
+
+    def init(key) -> Params:
+        return mlp_init(key, (2, 32, 32, 1), lecun_tanh)
+
+    def value(params, point):
+        start = solution(jnp.stack([point[0], 0.0]))
+        border = 4.0 * point[0] * (1.0 - point[0]) * point[1]
+        return start + border * mlp(params, 2.0 * point - 1.0, jnp.tanh)[0]
+
+    def loss(params, batch, key):
+        def residual(point):
+            slope = jax.grad(value, 1)(params, point)
+            bend = jax.hessian(value, 1)(params, point)
+            return slope[1] - diffusion * bend[0, 0]
+
+        return jnp.mean(jax.vmap(residual)(batch[0]) ** 2)
+
+    return _collocated(name, init, loss, value, solution, steps)
+
+
+def _collocated(name, init, loss, value, solution, steps) -> Workload:
+    """Random points of the unit square to train on, others to compare with the solution."""
 
     def evaluate(params, held_out):
         exact = jax.vmap(solution)(held_out[0])
@@ -148,6 +190,8 @@ def cart_pole(name, *, steps) -> Workload:
 MAKERS = {
     # development
     "oscillator_pinn": lambda: oscillator("oscillator_pinn", steps=1000),
+    "helmholtz_pinn": lambda: poisson("helmholtz_pinn", steps=400, waves=(2, 1), stiffness=10.0),
+    "heat_pinn": lambda: heat("heat_pinn", steps=400),
     # confirmation
     "poisson_pinn": lambda: poisson("poisson_pinn", steps=400),
     "cart_pole": lambda: cart_pole("cart_pole", steps=50),
