@@ -37,7 +37,8 @@ tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three
 together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
-  :func:`estimate_uncentred`, :func:`flip_saddles`, :func:`step_multiplicative`;
+  :func:`decay_outward` where wanted, :func:`estimate_uncentred`, :func:`flip_saddles`,
+  :func:`step_multiplicative`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
 - any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`
@@ -47,6 +48,7 @@ together, by the records that they pass:
 
 from parabolic_optax._coordinates import ogr_diagonal
 from parabolic_optax._curvature import estimate_uncentred
+from parabolic_optax._decay import decay_outward
 from parabolic_optax._directions import track_displacement
 from parabolic_optax._metrics import eval_params, metrics, reset
 from parabolic_optax._newton import step_newton
@@ -76,6 +78,7 @@ __all__ = [
     "Sample",
     "Secants",
     "Span",
+    "decay_outward",
     "estimate_centred",
     "estimate_exact",
     "estimate_instrument",

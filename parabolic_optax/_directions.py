@@ -175,6 +175,8 @@ def track_displacement(
             update=jax.tree.map(lambda u: jnp.where(usable, -u, 0.0), direction),
             slope=slope,
             position=position,
+            # Where no link asks for it, the compiler leaves it out.
+            radial_slope=layout.inner(updates, params if tail is None else tail),
             count=count,
             usable=usable,
         )

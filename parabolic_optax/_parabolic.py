@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
+from parabolic_optax import _curvature, _decay, _directions, _saddle, _steps, _tree
 from parabolic_optax._types import Per
 
 
@@ -20,6 +20,7 @@ def parabolic(
     pooling: float = 1.0,
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    decay: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
@@ -58,6 +59,7 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
+      decay: a link between tracker and estimator, such as :func:`decay_outward`.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -93,6 +95,7 @@ def parabolic(
     _check_ascent(base)
     return optax.chain(
         _directions.track_displacement(base, tail_power=tail_power, per=per),
+        *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
         _steps.step_multiplicative(initial_step=initial_step, per=per),
@@ -155,7 +158,7 @@ def parabolic_adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 1e-4,
+    weight_decay: float | None = None,
     mask: Any | Callable[[Any], Any] | None = None,
     *,
     per: Per = "tensor",
@@ -166,7 +169,9 @@ def parabolic_adamw(
 
     The step is :math:`-\eta (\hat m / (\sqrt{\hat v} + \epsilon) + \omega \theta)`: the
     decay scales with the step size that the model finds, as it scales with the learning
-    rate in ``optax.adamw``. The slopes are those of the loss alone. State and traffic are those
+    rate in ``optax.adamw``. By default :math:`\omega` is found as well, by
+    :func:`decay_outward`: up to 0.15 while the loss drives the weights outward, and nothing
+    where it has a minimum. The slopes are those of the loss alone. State and traffic are those
     of :func:`parabolic_adam`.
 
     Args:
@@ -174,7 +179,7 @@ def parabolic_adamw(
       b1: decay of Adam's mean of gradients.
       b2: decay of Adam's mean of squared gradients.
       eps: added to the root of the latter, gradient units.
-      weight_decay: :math:`\omega`, as in ``optax.adamw``.
+      weight_decay: :math:`\omega`, constant as in ``optax.adamw``; None lets it be found.
       mask: which leaves decay, a tree of bools or a function of the parameters.
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
@@ -200,10 +205,19 @@ def parabolic_adamw(
       >>> print(jnp.sign(updates["w"]), jnp.sign(updates["b"]))
       [-1.  1.] 1.0
     """
-    base = optax.chain(
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay, mask)
+    base, decay = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), None
+    if weight_decay is None:
+        decay = _decay.decay_outward(mask=mask, per=per)
+    else:
+        base = optax.chain(base, optax.add_decayed_weights(weight_decay, mask))
+    return parabolic(
+        base,
+        learning_rate,
+        per=per,
+        initial_step=initial_step,
+        tail_power=tail_power,
+        decay=decay,
     )
-    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
 
 
 def parabolic_sgd(
@@ -265,7 +279,7 @@ def parabolic_sgd(
 
 def parabolic_muon(
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
@@ -273,12 +287,14 @@ def parabolic_muon(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
-    The directions are those of ``optax.contrib.muon`` at its defaults. State: three buffers for
+    The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
+    found as in :func:`parabolic_adamw`. State: three buffers for
     matrices and four for the rest; the products of matrices cost far more than their traffic.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
-      weight_decay: decoupled decay of every leaf, in units of the base step.
+      weight_decay: decoupled decay of every leaf, in units of the base step; None lets it be
+        found.
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -303,14 +319,22 @@ def parabolic_muon(
       >>> print(jnp.sign(jnp.diag(updates["w"])))
       [-1.  1.]
     """
-    muon = optax.contrib.muon(1.0, weight_decay=weight_decay, adam_weight_decay=weight_decay)
+    constant = 0.0 if weight_decay is None else weight_decay
+    muon = optax.contrib.muon(1.0, weight_decay=constant, adam_weight_decay=constant)
     base = optax.chain(
         # optax's Muon divides by the sides of a matrix, also where they are 0.
         optax.partition({"muon": muon, "empty": optax.identity()}, _empty_apart),
         # It is a complete optimizer; this turns its step back into a direction.
         optax.scale(-1.0),
     )
-    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
+    return parabolic(
+        base,
+        learning_rate,
+        per=per,
+        initial_step=initial_step,
+        tail_power=tail_power,
+        decay=_decay.decay_outward(per=per) if weight_decay is None else None,
+    )
 
 
 def _empty_apart(params: Any) -> Any:

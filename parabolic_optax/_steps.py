@@ -171,7 +171,7 @@ def step_multiplicative(
     def update(
         updates: Parabola, state: MultiplicativeState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, MultiplicativeState]:
-        del params, extra_args
+        del extra_args
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
 
@@ -204,8 +204,14 @@ def step_multiplicative(
 
         # With the step size of the previous sample, the loop over the parameters waits for the
         # inner products alone, and not for the small work on what they say.
-        steps = layout.spread(jnp.exp(state.log_step), sample.update)
+        step = jnp.exp(state.log_step)
+        steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
+        if sample.decay is not None:
+            # At most like 1 / t: where decay holds the weights, the steps still grow, and would
+            # throw them over zero.
+            shrink = layout.spread(jnp.minimum(step * sample.decay, 1.0 / count), params)
+            moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.usable, new, state)
 
     return link(init, update)

@@ -31,17 +31,24 @@ class Sample(NamedTuple):
         per parameter unit; float32 of shape [n], n the number of parabolas.
       position: signed coordinate of the parameters along that direction, measured from
         the point the tracker is anchored at, parameter units; float32 of shape [n].
+      radial_slope: inner product of the gradient and the mean that is read out, or the
+        parameters where none is kept: derivative of the loss by the logarithm of the scale of
+        that point, to second order, loss units; float32 of shape [n].
       count: number of the sample, 1 for the first; int32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and slope
         and position are numbers. Where not, the links keep their state and the step is zero;
         bool scalar.
+      decay: decoupled weight decay, in units of the base step; float32 of shape [n], or None
+        where there is none.
     """
 
     update: Any
     slope: jax.Array
     position: jax.Array
+    radial_slope: jax.Array
     count: jax.Array
     usable: jax.Array
+    decay: jax.Array | None = None
 
 
 class Parabola(NamedTuple):

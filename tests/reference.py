@@ -49,6 +49,10 @@ def centred_curvature(slopes, positions):
     return float(np.sum(x * (slopes - slopes.mean())) / np.sum(x * x))
 
 
+def outward(slope, slope_size, strength):
+    return strength * min(max((-slope / slope_size - 0.4) / 0.6, 0.0), 1.0)
+
+
 def flip(curvature, offset, position, cap):
     if curvature < 0.0:
         offset = -offset

@@ -8,7 +8,7 @@ import pytest
 import parabolic_optax
 
 PACKAGE = pathlib.Path(parabolic_optax.__file__).parent
-ROLES = {"_directions", "_curvature", "_saddle", "_steps"}
+ROLES = {"_directions", "_decay", "_curvature", "_saddle", "_steps"}
 DIRECTIONS = {"_secants", "_quadratic", "_trust"}
 PUBLISHED = {"_spans", "_regression", "_newton"}
 WHOLE = {"_coordinates"}

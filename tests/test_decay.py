@@ -1,0 +1,133 @@
+"""Weight decay where the loss drives the weights outward, and nowhere else."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import parabolic_optax as po
+from parabolic_optax import _decay
+
+NORMAL = jnp.array([1.0, -2.0, 3.0]) / jnp.sqrt(14.0)
+
+mean = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+few = settings(max_examples=50, deadline=None, derandomize=True)
+
+
+@few
+@given(mean, st.floats(2.0**-10, 1e3, width=32), st.floats(0.0, 2.0, width=32))
+def test_kernel_matches_its_twin(slope, size, strength):
+    got = _decay.outward_kernel(jnp.float32(slope), jnp.float32(size), strength)
+    np.testing.assert_allclose(got, reference.outward(slope, size, strength), rtol=2e-5, atol=1e-6)
+
+
+def test_kernel_is_zero_before_anything_was_seen():
+    assert _decay.outward_kernel(jnp.float32(0.0), jnp.float32(0.0), 0.2) == 0.0
+
+
+def train(optimizer, gradient, params: Any, steps=800) -> Any:
+    """Parameters, state, and the decay of every step, under noise of unit variance or data."""
+
+    def step(carry, key):
+        params, state = carry
+        updates, state = optimizer.update(gradient(params, key), state, params)
+        log = po.metrics(state)
+        decay = log.get("weight_decay", jnp.zeros([]))
+        return (optax.apply_updates(params, updates), state), decay
+
+    keys = jax.random.split(jax.random.key(1), steps)
+    (params, state), decays = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+    return params, state, decays
+
+
+def separable(params, key):
+    """Gradient of a logistic regression on data with a margin: it is best at infinity."""
+    drawn = jax.random.normal(jax.random.key(7), (64, 3)) + jnp.array([0.5, 0.0, -0.5])
+    side = jnp.sign(drawn @ NORMAL)
+    x = (drawn + side[:, None] * NORMAL)[jax.random.choice(key, 64, (16,))]
+    y = jnp.sign(x @ NORMAL)
+    return jax.grad(lambda w: jnp.mean(jax.nn.softplus(-y * (x @ w))))(params)
+
+
+def bowl(params, key):
+    """Gradient of a quadratic with its minimum off the origin, under noise."""
+    noise = jax.random.normal(key, params.shape)
+    return jnp.array([1.0, 5.0, 0.5]) * (params - jnp.array([2.0, -1.0, 4.0])) + noise
+
+
+def test_weights_that_grow_without_end_are_held():
+    start = jnp.array([0.3, -0.1, 0.2])
+    free, _, _ = train(po.parabolic_adam(), separable, start)
+    held, state, decays = train(po.parabolic_adamw(), separable, start)
+    assert jnp.linalg.norm(held) < 0.9 * jnp.linalg.norm(free)
+    assert po.metrics(state)["weight_decay"] > 0.05
+    assert jnp.all((decays >= 0.0) & (decays <= 0.15))
+
+
+def test_a_minimum_is_not_moved():
+    start = jnp.array([0.3, -0.1, 0.2])
+    free, free_state, _ = train(po.parabolic_adam(), bowl, start)
+    held, state, decays = train(po.parabolic_adamw(), bowl, start)
+    constant, constant_state, _ = train(po.parabolic_adamw(weight_decay=0.15), bowl, start)
+    minimum = jnp.array([2.0, -1.0, 4.0])
+
+    def miss(state, params):
+        return jnp.linalg.norm(po.eval_params(state, params) - minimum)
+
+    assert jnp.mean(decays[400:]) < 0.02
+    assert miss(state, held) < 0.5 * miss(constant_state, constant)
+    assert miss(state, held) < miss(free_state, free) + 0.1
+
+
+def links(**arguments) -> Any:
+    tracker = po.track_displacement(optax.identity(), per=arguments.get("per", "tensor"))
+    return optax.chain(tracker, po.decay_outward(**arguments))
+
+
+def test_only_masked_leaves_decay_and_count():
+    params = {"b": jnp.array([5.0]), "w": jnp.array([2.0, -1.0])}
+    grads = {"b": jnp.array([30.0]), "w": jnp.array([-1.0, 0.5])}
+    for mask in ({"b": False, "w": True}, lambda tree: {"b": False, "w": True}):
+        chain = links(mask=mask)
+        sample, _ = chain.update(grads, chain.init(params), params)
+        np.testing.assert_allclose(sample.decay, [0.0, 0.15])
+
+
+def test_mask_with_one_parabola_for_all():
+    with pytest.raises(ValueError, match="leave out the mask"):
+        po.decay_outward(mask={"w": True}, per="global")
+
+
+def test_one_parabola_for_all_counts_every_leaf():
+    params = {"w": jnp.array([2.0, -1.0]), "b": jnp.array([5.0])}
+    grads = {"w": jnp.array([-1.0, 0.5]), "b": jnp.array([-3.0])}
+    chain = links(per="global")
+    sample, _ = chain.update(grads, chain.init(params), params)
+    np.testing.assert_allclose(sample.decay, [0.15])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    params = jnp.array([2.0, -1.0])
+    chain = links()
+    _, state = chain.update(jnp.array([-1.0, 0.5]), chain.init(params), params)
+    sample, after = chain.update(jnp.array([jnp.nan, 0.5]), state, params)
+    np.testing.assert_array_equal(sample.decay, [0.0])
+    assert after[1] == state[1]
+
+
+def test_reset_forgets():
+    _, state, _ = train(po.parabolic_adamw(), separable, jnp.array([0.3, -0.1, 0.2]), 100)
+    assert po.metrics(state)["weight_decay"] > 0.0
+    assert po.metrics(po.reset(state))["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("strength", [-0.1, float("nan")])
+def test_impossible_strength(strength):
+    with pytest.raises(ValueError, match="strength"):
+        po.decay_outward(strength)
