@@ -18,6 +18,8 @@ _STRIDE = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
+# Longest step, times t, that weight decay goes by: it may shrink parameters like a power of t.
+_LONGEST = 7.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -208,9 +210,8 @@ def step_multiplicative(
         steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
         if sample.decay is not None:
-            # At most like 1 / t: where decay holds the weights, the steps still grow, and would
-            # throw them over zero.
-            shrink = layout.spread(jnp.minimum(step * sample.decay, 1.0 / count), params)
+            # Where decay holds the weights the steps still grow, and would throw them over zero.
+            shrink = layout.spread(jnp.minimum(step, _LONGEST / count) * sample.decay, params)
             moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.usable, new, state)
 
