@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _rounding, _tree
 from parabolic_optax._types import Per, Sample, link
 
 # Number of samples from which on a running mean takes in only some of them.
@@ -60,6 +60,7 @@ def track_displacement(
     tail_power: float | None = 9.0,
     tail_share: float | jax.Array = 0.7,
     per: Per = "tensor",
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the slow motion of the parameters: away from their running mean.
 
@@ -87,16 +88,20 @@ def track_displacement(
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
       per: granularity of the parabolas, as in :func:`parabolic`.
+      mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
+        half of that, rounded stochastically: right on average, and off by about half a unit in
+        the last of 8 bits. Its share in the positions is taken out, as far as it is known. The
+        means of complex parameters stay wide.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
-      parameters beside the base's, in at least float32, and one more for the tail.
+      parameters beside the base's, of `mean_dtype`, and one more for the tail.
 
     Raises:
       TypeError: the base is not a gradient transformation; a parameter is not of
-        floating type; a constant is not a number.
-      ValueError: a constant is out of range; ``params`` is missing in the update; the
-        gradients do not match the parameters.
+        floating type; a constant is not a number; `mean_dtype` is no type.
+      ValueError: a constant is out of range; `mean_dtype` is another type; ``params`` is
+        missing in the update; the gradients do not match the parameters.
 
     Source:
       This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013.
@@ -121,6 +126,11 @@ def track_displacement(
     if tail_power is not None:
         _tree.check_range("tail_power", tail_power, 0.0)
     _tree.check_range("tail_share", tail_share, 0.0, 1.0)
+    if mean_dtype is not None and jnp.dtype(mean_dtype) != jnp.bfloat16:
+        raise ValueError(
+            "mean_dtype must be None, for at least float32, or jnp.bfloat16;"
+            f" got {jnp.dtype(mean_dtype)}."
+        )
     base = optax.with_extra_args_support(base)
 
     def init(params: Any) -> TrackDisplacementState:
@@ -128,8 +138,8 @@ def track_displacement(
         _tree.Layout.of(params, per)
         return TrackDisplacementState(
             base=base.init(_strong(params)),
-            anchor=_tree.wide(params),
-            tail=None if tail_power is None else _tree.wide(params),
+            anchor=_initial(params, mean_dtype),
+            tail=None if tail_power is None else _initial(params, mean_dtype),
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -141,10 +151,10 @@ def track_displacement(
         layout = _tree.Layout.of(params, per)
         count = jnp.asarray(optax.safe_increment(state.count))
 
-        displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
-        tail = state.tail
+        anchor, tail = _tree.widened(state.anchor), state.tail
+        displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, anchor)
         if tail_power is not None:
-            tail = _pull(tail, params, count, tail_power)
+            tail = _pull(_tree.widened(tail), params, count, tail_power)
             displacement = jax.tree.map(
                 lambda d, y, p: d + tail_share * (y - p.astype(y.dtype)), displacement, tail, params
             )
@@ -164,6 +174,14 @@ def track_displacement(
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
         slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
+        if mean_dtype is not None:
+            # The part of the length that rounding the means has added. It would end the search for
+            # the scale before it begins.
+            rounded = layout.inner(*_rounding.distances(params))
+            if tail_power is not None:
+                share = tail_share * (1.0 - _tree.polynomial_weight(count, tail_power))
+                rounded = rounded * (1.0 + share**2)
+            position = jnp.sqrt(jnp.maximum(square - rounded, 0.0))
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
@@ -178,11 +196,20 @@ def track_displacement(
             count=count,
             usable=usable,
         )
-        anchor = _pull(state.anchor, params, count, anchor_power)
+        anchor = _pull(anchor, params, count, anchor_power)
+        if mean_dtype is not None:
+            anchor, tail = _rounding.rounded(anchor, tail, count)
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
+
+
+def _initial(params: Any, mean_dtype: Any) -> Any:
+    means = _tree.wide(params)
+    if mean_dtype is None:
+        return means
+    return jax.tree.map(lambda m: m if jnp.iscomplexobj(m) else m.astype(mean_dtype), means)
 
 
 def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) -> Any:

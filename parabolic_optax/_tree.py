@@ -77,7 +77,7 @@ class Layout:
         start, spread = 0, []
         for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
             if self.shared or axis is None:
-                spread.append(_pick(values, 0 if self.shared else start))
+                spread.append(pick(values, 0 if self.shared else start))
             else:
                 shape = [1] * leaf.ndim
                 shape[axis] = size
@@ -97,8 +97,9 @@ class Layout:
         return parts
 
 
-def _pick(values: jax.Array, index: int) -> jax.Array:
-    # values[index], but with an index that is data: XLA folds no array of several numbers into
+def pick(values: jax.Array, index: int) -> jax.Array:
+    """The value values[index], so that loops that use it keep the same code."""
+    # The index is data: XLA folds no array of several numbers into
     # its code. So the loops over tensors of one shape stay the same program, which is compiled
     # once. With the index in the code it is compiled for every tensor.
     return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
@@ -139,6 +140,11 @@ def wide(tree: Any) -> Any:
     return jax.tree.map(
         lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), tree
     )
+
+
+def widened(tree: Any) -> Any:
+    """The leaves in at least float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def real_type(tree: Any) -> Any:

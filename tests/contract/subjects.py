@@ -15,7 +15,11 @@ OURS = {
     "ogr": partial(po.ogr),
 }
 
-# Kept for comparison with the literature: in the table on request.
+# In the table on request: ours at another setting, and what is kept for comparison with the
+# literature.
+VARIANTS = {
+    "parabolic_adam_bfloat16": partial(po.parabolic_adam, learning_rate=1.0, mean_dtype="bfloat16"),
+}
 REFERENCES = {
     "ogr_momentum": partial(po.ogr_momentum),
     "ogr_published": partial(po.ogr_published),
@@ -31,9 +35,13 @@ PEERS = {
     "lbfgs": partial(optax.lbfgs),
 }
 
-SUBJECTS = OURS | REFERENCES | PEERS
+SUBJECTS = OURS | VARIANTS | REFERENCES | PEERS
 
 
 def name_of(make: partial) -> str:
     """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
-    return next(name for name, known in SUBJECTS.items() if known.func is make.func)
+    return next(
+        name
+        for name, known in SUBJECTS.items()
+        if (known.func, known.keywords) == (make.func, make.keywords)
+    )
