@@ -6,7 +6,8 @@ the device, so that the same command serves a CPU and a GPU.
 
 All methods of a case take turns in one process, and times are compared within a round, since
 the load of a shared machine changes from second to second. Traffic, arithmetic and memory are
-the compiler's own figures for the compiled program and do not depend on the load.
+the compiler's own figures for the compiled program and do not depend on the load. With
+``--memory`` the largest memory of a process that only updates is measured instead.
 """
 
 import argparse
@@ -14,6 +15,9 @@ import itertools
 import json
 import math
 import pathlib
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +42,7 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.sgd(1e-3, 0.9),
     "parabolic_adam": po.parabolic_adam,
     "parabolic_adam(tail_power=None)": lambda: po.parabolic_adam(tail_power=None),
+    "parabolic_adam(mean_dtype=bfloat16)": lambda: po.parabolic_adam(mean_dtype="bfloat16"),
     "parabolic_sgd": po.parabolic_sgd,
     "parabolic_sgd(tail_power=None)": lambda: po.parabolic_sgd(tail_power=None),
     "schedule_free_adamw": optax.contrib.schedule_free_adamw,
@@ -214,6 +219,47 @@ def measure(case: Case, methods: Sequence[str], seconds: float, rounds: int = 20
                 * float(np.median(addition[: len(own)] / own)),
             }
     return results
+
+
+def peak_memory(method: str, size: float, steps: int = 10) -> int:
+    """Largest memory of this process in bytes, after so many updates of fresh parameters.
+
+    Without a method it only makes the parameters and the gradients.
+    """
+    case = update_alone(size, 20)
+    params, grads = case.params, case.data
+    del case
+    jax.block_until_ready(grads)
+    if method:
+        optimizer = METHODS[method]()
+
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        jitted = jax.jit(step, donate_argnums=(0, 1))
+        state = jax.jit(optimizer.init)(params)
+        for _ in range(steps):
+            params, state = jitted(params, state, grads)
+        jax.block_until_ready(params)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory(method: str, size: float) -> float:
+    """Bytes per parameter that a process needs at its peak, parameters and gradients included.
+
+    What does not grow with the parameters, such as the compiler, is the same in a process with
+    a tenth of them, and is taken off.
+    """
+    sizes = [size, size / 10.0]
+    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", method, "--size"]
+    peaks = [
+        int(subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout)
+        for s in sizes
+    ]
+    counts = [sum(p.size for p in jax.tree.leaves(update_alone(s, 20).params)) for s in sizes]
+    return (peaks[0] - peaks[1]) / (counts[0] - counts[1])
 
 
 def _bytes(tree: Any) -> int:

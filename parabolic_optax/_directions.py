@@ -89,9 +89,9 @@ def track_displacement(
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
       per: granularity of the parabolas, as in :func:`parabolic`.
       mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
-        half of that, rounded stochastically: right on average, and off by about half a unit in
-        the last of 8 bits. Its share in the positions is taken out, as far as it is known. The
-        means of complex parameters stay wide.
+        half of that, rounded stochastically: right on average, and off by about a unit in the
+        last of 8 bits. Its share in the positions is taken out, as far as it is known. Leaves
+        of less than 1,024 numbers, and complex ones, keep wide means.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
@@ -138,8 +138,8 @@ def track_displacement(
         _tree.Layout.of(params, per)
         return TrackDisplacementState(
             base=base.init(_strong(params)),
-            anchor=_initial(params, mean_dtype),
-            tail=None if tail_power is None else _initial(params, mean_dtype),
+            anchor=_rounding.narrow(_tree.wide(params), mean_dtype),
+            tail=None if tail_power is None else _rounding.narrow(_tree.wide(params), mean_dtype),
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -177,7 +177,7 @@ def track_displacement(
         if mean_dtype is not None:
             # The part of the length that rounding the means has added. It would end the search for
             # the scale before it begins.
-            rounded = layout.inner(*_rounding.distances(params))
+            rounded = layout.inner(*_rounding.distances(params, state.anchor))
             if tail_power is not None:
                 share = tail_share * (1.0 - _tree.polynomial_weight(count, tail_power))
                 rounded = rounded * (1.0 + share**2)
@@ -198,18 +198,12 @@ def track_displacement(
         )
         anchor = _pull(anchor, params, count, anchor_power)
         if mean_dtype is not None:
-            anchor, tail = _rounding.rounded(anchor, tail, count)
+            anchor = _rounding.rounded(anchor, state.anchor, count, 16)
+            tail = _rounding.rounded(tail, state.tail, count, 0)
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
-
-
-def _initial(params: Any, mean_dtype: Any) -> Any:
-    means = _tree.wide(params)
-    if mean_dtype is None:
-        return means
-    return jax.tree.map(lambda m: m if jnp.iscomplexobj(m) else m.astype(mean_dtype), means)
 
 
 def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) -> Any:

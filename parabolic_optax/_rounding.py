@@ -16,6 +16,9 @@ from parabolic_optax import _tree
 
 # Bits of a float32 that bfloat16 leaves out.
 _LOST = 16
+# Smaller leaves keep wide means. They weigh little, and the errors of few entries do not even
+# out: they would hide how far the first steps go.
+_SMALL = 1024
 
 
 def stochastic_kernel(x: jax.Array, dice: jax.Array) -> jax.Array:
@@ -61,43 +64,52 @@ def hash_kernel(number: jax.Array) -> jax.Array:
     return number ^ (number >> 16)
 
 
-def dice(tree: Any, count: jax.Array) -> Any:
-    """32 random bits for every entry of every leaf, uint32, by place, leaf and count."""
-    leaves, treedef = jax.tree.flatten(tree)
-    numbers = jnp.arange(len(leaves), dtype=jnp.uint32)
-    seeds = hash_kernel(hash_kernel(count.astype(jnp.uint32)) + numbers)
-    places = (_places(leaf.shape) for leaf in leaves)
-    return treedef.unflatten(
-        [hash_kernel(place ^ _tree.pick(seeds, n)) for n, place in enumerate(places)]
-    )
+def seeds(count: jax.Array, leaves: int) -> jax.Array:
+    """A number per leaf for the sample of this count, uint32 of shape [leaves]."""
+    numbers = jnp.arange(leaves, dtype=jnp.uint32)
+    return hash_kernel(hash_kernel(count.astype(jnp.uint32)) + numbers)
 
 
-def _places(shape: tuple[int, ...]) -> jax.Array:
+def dice(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
+    """32 random bits for every entry of a leaf of this shape, uint32."""
     place = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         # Places beyond 2^32 share their dice with others, which does no harm.
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return place
+    return hash_kernel(place ^ seed)
 
 
-def rounded(anchor: Any, tail: Any, count: jax.Array) -> tuple[Any, Any]:
-    """Both means in bfloat16, by independent dice; complex leaves, and what is None, as is."""
-    thrown = dice(anchor, count)
-    return (
-        jax.tree.map(lambda m, d: _round(m, d >> _LOST), anchor, thrown),
-        None if tail is None else jax.tree.map(lambda m, d: _round(m, d & 0xFFFF), tail, thrown),
+def narrow(means: Any, dtype: Any) -> Any:
+    """Wide means as they are kept at init: in bfloat16 where that is asked for and pays."""
+    if dtype is None:
+        return means
+    return jax.tree.map(
+        lambda m: m if jnp.iscomplexobj(m) or m.size < _SMALL else m.astype(dtype), means
     )
 
 
-def _round(mean: jax.Array, thrown: jax.Array) -> jax.Array:
-    return mean if jnp.iscomplexobj(mean) else stochastic_kernel(mean, thrown)
+def rounded(means: Any, like: Any, count: jax.Array, shift: int) -> Any:
+    """Wide means in the types of `like`, by the 16 bits of the dice from `shift` on."""
+    leaves, treedef = jax.tree.flatten(means)
+    numbers = seeds(count, len(leaves))
 
+    def of_leaf(number: int, mean: jax.Array) -> jax.Array:
+        thrown = dice(mean.shape, _tree.pick(numbers, number))
+        return stochastic_kernel(mean, (thrown >> shift) & 0xFFFF)
 
-def distances(params: Any) -> tuple[Any, Any]:
-    """Two trees; the products of their entries are the variances of rounded parameters."""
-    pairs = jax.tree.map(
-        lambda p: (p * 0, p * 0) if jnp.iscomplexobj(p) else variance_kernel(p.astype(jnp.float32)),
-        params,
+    return treedef.unflatten(
+        m if m.dtype == kept.dtype else of_leaf(n, m)
+        for n, (m, kept) in enumerate(zip(leaves, jax.tree.leaves(like), strict=True))
     )
-    return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
+
+
+def distances(params: Any, like: Any) -> tuple[Any, Any]:
+    """Two trees whose products are the variances of parameters rounded to the types of `like`."""
+    leaves, treedef = jax.tree.flatten(params)
+    pairs = [
+        variance_kernel(p.astype(jnp.float32)) if kept.dtype == jnp.bfloat16 else (0 * p, 0 * p)
+        for p, kept in zip(leaves, jax.tree.leaves(like), strict=True)
+    ]
+    below, above = (treedef.unflatten(pair[side] for pair in pairs) for side in (0, 1))
+    return below, above

@@ -98,10 +98,10 @@ class Layout:
 
 
 def pick(values: jax.Array, index: int) -> jax.Array:
-    """The value values[index], so that loops that use it keep the same code."""
-    # The index is data: XLA folds no array of several numbers into
-    # its code. So the loops over tensors of one shape stay the same program, which is compiled
-    # once. With the index in the code it is compiled for every tensor.
+    """The number values[index]; the compiled loops that use it do not depend on the index."""
+    # The index is data: XLA folds no array of several numbers into its code. So the loops over
+    # tensors of one shape stay the same program, which is compiled once. With the index in the
+    # code it is compiled for every tensor.
     return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
 
 
@@ -137,14 +137,16 @@ def _inner_leaf(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
 
 def wide(tree: Any) -> Any:
     """A true copy of the leaves in at least float32; never an alias, so donation is safe."""
-    return jax.tree.map(
-        lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), tree
-    )
+    return jax.tree.map(lambda p: jnp.array(p, _wide_type(p.dtype), copy=True), tree)
 
 
 def widened(tree: Any) -> Any:
     """The leaves in at least float32."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: x.astype(_wide_type(x.dtype)), tree)
+
+
+def _wide_type(dtype: Any) -> Any:
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def real_type(tree: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+from flax import serialization
 from problems import OPTIMIZERS, enable_x64, train
 
 import parabolic_optax as po
@@ -42,18 +43,20 @@ def test_variance_is_that_of_all_dice(number):
 
 
 def test_dice_match_their_twin():
-    tree = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(()), "c": jnp.zeros((2, 2, 2))}
-    thrown = _rounding.dice(tree, jnp.int32(7))
-    for number, name in enumerate(tree):
-        assert thrown[name].shape == tree[name].shape
-        expected = reference.dice(thrown[name].size, 7, number)
-        np.testing.assert_array_equal(thrown[name].ravel(), expected)
+    shapes = [(3, 2), (), (2, 2, 2)]
+    seeds = _rounding.seeds(jnp.int32(7), len(shapes))
+    for number, shape in enumerate(shapes):
+        thrown = _rounding.dice(shape, seeds[number])
+        assert thrown.shape == shape
+        expected = reference.dice(thrown.size, 7, number)
+        np.testing.assert_array_equal(thrown.ravel(), expected)
 
 
 def test_dice_are_fair_and_independent():
     counts = jnp.arange(1, 65)
-    thrown = jax.vmap(lambda count: _rounding.dice([jnp.zeros((32, 33))] * 2, count))(counts)
-    thrown = np.stack(thrown, 1).reshape(64, 2, -1)
+    seeds = jax.vmap(lambda count: _rounding.seeds(count, 2))(counts)
+    of_seeds = jax.vmap(jax.vmap(lambda seed: _rounding.dice((32, 33), seed)))
+    thrown = np.asarray(of_seeds(seeds)).reshape(64, 2, -1)
     bits = (thrown[..., None] >> np.arange(32, dtype=np.uint32)) & 1
     tosses = thrown.size
     assert np.all(np.abs(bits.mean((0, 1, 2)) - 0.5) < 5 * 0.5 / np.sqrt(tosses))
@@ -151,63 +154,129 @@ def test_position_is_unbiased_while_nothing_moves(tail_power):
     tracker = po.track_displacement(optax.identity(), tail_power=tail_power, mean_dtype="bfloat16")
     params = jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)
     state = tracker.init(params)
-    squares, rounding = [], float(jnp.sum(jnp.prod(jnp.stack(_rounding.distances(params)), 0)))
+    below, above = _rounding.distances(params, state.anchor)
+    squares, rounding = [], float(jnp.sum(below * above))
     for _ in range(12):
         sample, state = tracker.update(params, state, params)
         squares.append(float(sample.position[0]) ** 2)
     assert max(squares) < 0.03 * rounding
 
 
+def large_and_small(dtype=jnp.float32):
+    """Large enough to be narrow, too small, and complex."""
+    numbers = np.random.default_rng(0).normal(size=(32, 32)) + 0.5
+    return {
+        "large": jnp.asarray(numbers, dtype),
+        "small": jnp.asarray(numbers[:31], dtype),
+        "complex": jnp.asarray(numbers + 1j * numbers.T, jnp.complex64),
+    }
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_types_and_bytes(dtype):
-    params = {"w": jnp.ones((8, 4), dtype), "b": jnp.ones(8, dtype)}
-    optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+    params = large_and_small(dtype)
+    optimizer = po.parabolic_adam(mean_dtype=jnp.bfloat16)
     state = optimizer.init(params)
     grads = jax.tree.map(lambda p: 0.5 * p, params)
     updates, new = jax.jit(optimizer.update)(grads, state, params)
     types = [(x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
     assert types == [(x.dtype, x.weak_type) for x in jax.tree.leaves(new)]
-    means = jax.tree.leaves((new[0].anchor, new[0].tail))
-    assert sum(mean.nbytes for mean in means) == 2 * 2 * 40
-    assert {leaf.dtype for leaf in jax.tree.leaves((updates, po.eval_params(new, params)))} == {
-        jnp.dtype(dtype)
-    }
+    for mean in (new[0].anchor, new[0].tail):
+        assert {name: leaf.nbytes // leaf.size for name, leaf in mean.items()} == {
+            "large": 2,
+            "small": 4,
+            "complex": 8,
+        }
+    for tree in (updates, po.eval_params(new, params), po.eval_params(po.reset(new), params)):
+        assert {name: leaf.dtype for name, leaf in tree.items()} == {
+            "large": dtype,
+            "small": dtype,
+            "complex": jnp.complex64,
+        }
 
 
 def test_parameters_in_float64():
     with enable_x64(True):
-        params = jnp.linspace(-1.0, 1.0, 5)
+        params = jnp.linspace(-1.0, 1.0, 1024)
         optimizer = po.parabolic_adam(mean_dtype="bfloat16")
         _, state = optimizer.update(params, optimizer.init(params), params)
         assert state[0].anchor.dtype == jnp.bfloat16
         assert po.eval_params(state, params).dtype == jnp.float64
 
 
-def test_complex_means_stay_wide():
-    params = {"z": jnp.array([1.0 + 2.0j, 0.5j]), "x": jnp.array([0.3, 0.7])}
+@pytest.mark.parametrize("params", [{}, {"nothing": None, "void": jnp.ones((0, 4))}])
+def test_empty_trees(params):
     optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_types_are_never_promoted_silently():
+    with jax.numpy_dtype_promotion("strict"):
+        params, _ = network(32)
+        optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+        jax.jit(optimizer.update).trace(params, optimizer.init(params), params)
+
+
+def test_setting_by_name_under_injected_hyperparameters():
+    params, _ = network(32)
+    optimizer = optax.inject_hyperparams(po.parabolic_adam)(mean_dtype="bfloat16")
     state = optimizer.init(params)
-    for _ in range(2):
-        _, state = optimizer.update(params, state, params)
-        assert state[0].tail["z"].dtype == jnp.complex64
-        assert state[0].tail["x"].dtype == jnp.bfloat16
-    np.testing.assert_allclose(state[0].tail["z"], params["z"])
+    _, state = jax.jit(optimizer.update)(params, state, params)
+    assert state.inner_state[0].tail["u"].dtype == jnp.bfloat16
 
 
-def test_loop_scan_and_compiled_step_agree():
-    params, loss = network(8)
-    optimizer = po.parabolic_adam(mean_dtype="bfloat16")
-
-    def step(carry, _=None):
+def steps_of(optimizer, loss):
+    @jax.jit
+    def step(carry):
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    start = (params, optimizer.init(params))
-    (scanned, _), compiled, plain = train(optimizer, loss, params, 6), start, start
+    return step
+
+
+def test_resumed_run_is_the_same_to_the_bit():
+    params, loss = network(32)
+    optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+    step = steps_of(optimizer, loss)
+    carry = (params, optimizer.init(params))
+    for _ in range(5):
+        carry = step(carry)
+    saved = serialization.to_bytes(carry)
+    resumed = serialization.from_bytes((params, optimizer.init(params)), saved)
+    for _ in range(5):
+        carry, resumed = step(carry), step(resumed)
+    assert resumed[1][0].tail["u"].dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, resumed, carry)
+
+
+def assert_close(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        # A sum in another order may turn a die over: one unit in the last of 8 bits.
+        np.testing.assert_allclose(np.float32(x), np.float32(y), rtol=2.0**-6, atol=1e-5)
+
+
+def test_loop_scan_and_plain_steps_agree():
+    params, loss = network(32)
+    optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+    step = steps_of(optimizer, loss)
+    (scanned, _), compiled = train(optimizer, loss, params, 6), (params, optimizer.init(params))
+    plain = compiled
     for _ in range(6):
-        compiled, plain = jax.jit(step)(compiled)[0], step(plain)[0]
-    for other in (compiled, plain):
-        for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(other), strict=True):
-            # A sum in another order may turn a die over: one unit in the last of 8 bits.
-            np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=2.0**-7, atol=1e-6)
+        compiled = step(compiled)
+        with jax.disable_jit():
+            plain = step(plain)
+    assert_close(scanned, compiled)
+    assert_close(scanned, plain)
+
+
+def test_runs_side_by_side():
+    params, loss = network(32)
+    optimizer = po.parabolic_adam(mean_dtype="bfloat16")
+    two = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
+    batched = jax.vmap(lambda p: train(optimizer, loss, p, 6)[0])(two)
+    assert batched[1][0].anchor["u"].dtype == jnp.bfloat16
+    for i in range(2):
+        alone = train(optimizer, loss, jax.tree.map(lambda p, i=i: p[i], two), 6)[0]
+        assert_close(jax.tree.map(lambda x, i=i: x[i], batched), alone)

@@ -15,11 +15,7 @@ OURS = {
     "ogr": partial(po.ogr),
 }
 
-# In the table on request: ours at another setting, and what is kept for comparison with the
-# literature.
-VARIANTS = {
-    "parabolic_adam_bfloat16": partial(po.parabolic_adam, learning_rate=1.0, mean_dtype="bfloat16"),
-}
+# Kept for comparison with the literature: in the table on request.
 REFERENCES = {
     "ogr_momentum": partial(po.ogr_momentum),
     "ogr_published": partial(po.ogr_published),
@@ -35,13 +31,9 @@ PEERS = {
     "lbfgs": partial(optax.lbfgs),
 }
 
-SUBJECTS = OURS | VARIANTS | REFERENCES | PEERS
+SUBJECTS = OURS | REFERENCES | PEERS
 
 
 def name_of(make: partial) -> str:
     """The name of a subject, for a command line; a factory may have been pickled meanwhile."""
-    return next(
-        name
-        for name, known in SUBJECTS.items()
-        if (known.func, known.keywords) == (make.func, make.keywords)
-    )
+    return next(name for name, known in SUBJECTS.items() if known.func is make.func)
