@@ -252,14 +252,13 @@ def memory(method: str, size: float) -> float:
     What does not grow with the parameters, such as the compiler, is the same in a process with
     a tenth of them, and is taken off.
     """
-    sizes = [size, size / 10.0]
     command = [sys.executable, "-m", "benchmarks.overhead", "--peak", method, "--size"]
-    peaks = [
-        int(subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout)
-        for s in sizes
-    ]
-    counts = [sum(p.size for p in jax.tree.leaves(update_alone(s, 20).params)) for s in sizes]
-    return (peaks[0] - peaks[1]) / (counts[0] - counts[1])
+    # This process stays small itself, since a new one begins with the peak of the old one.
+    large, small = (
+        subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout
+        for s in (size, size / 10.0)
+    )
+    return (int(large) - int(small)) / (0.9 * size)
 
 
 def _bytes(tree: Any) -> int:
@@ -319,17 +318,27 @@ def growth(cases: dict[str, dict[str, dict]]) -> dict[str, tuple[float, float]]:
     return slopes
 
 
+def memory_table(peaks: dict[str, float]) -> str:
+    """Markdown: bytes per parameter, and how many buffers like the parameters those are."""
+    lines = ["| method | B per parameter | buffers in float32 |", "|---|---|---|"]
+    lines += [
+        f"| {method or 'parameters and gradients alone'} | {peak:.1f} | {peak / 4:.2f} |"
+        for method, peak in peaks.items()
+    ]
+    return "\n".join(lines)
+
+
 def read(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def store(path: pathlib.Path, case: str, results: dict[str, dict]) -> None:
+def store(path: pathlib.Path, case: str, results: dict[str, Any], kind: str = "cases") -> None:
     """Adds to what is stored of this device; a newer figure replaces an older one."""
     here = environment()
     stored = read(path)
     device = stored.setdefault(here["device"], {"environment": here, "cases": {}})
     device["environment"] = here
-    device["cases"].setdefault(case, {}).update(results)
+    device.setdefault(kind, {}).setdefault(case, {}).update(results)
     path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 
 
@@ -341,12 +350,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="per method and case")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument(
+        "--memory", action="store_true", help="only the memory of processes; 20 M without --size"
+    )
+    parser.add_argument("--peak", choices=["", *METHODS], help="print that of this process, bytes")
+    parser.add_argument(
         "--table", action="store_true", help="print what is stored, measure nothing"
     )
     options = parser.parse_args(arguments)
+    if options.peak is not None:
+        print(peak_memory(options.peak, options.size))
+        return 0
+    if options.memory:
+        size = options.size or 20e6
+        results = {m: memory(m, size) for m in ["", *options.methods]}
+        store(options.results, f"{int(size):,} in 20 leaves", results, "memory")
+        print(memory_table(results))
+        return 0
     if options.table:
         for device, stored in read(options.results).items():
             print(table(device, stored["cases"]))
+            for case, peaks in stored.get("memory", {}).items():
+                print(f"\n### peak memory of a process, {case}\n\n{memory_table(peaks)}")
         return 0
 
     sizes = [(1e6, 20), (4e6, 20), (20e6, 20), (20e6, 2000)]

@@ -151,19 +151,25 @@ def track_displacement(
         layout = _tree.Layout.of(params, per)
         count = jnp.asarray(optax.safe_increment(state.count))
 
-        anchor, tail = _tree.widened(state.anchor), state.tail
+        anchor, tail = _tree.widened(state.anchor), _tree.widened(state.tail)
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, anchor)
         if tail_power is not None:
-            tail = _pull(_tree.widened(tail), params, count, tail_power)
+            # From the tail before this sample: XLA would store the one after it on the way.
+            share = tail_share * (1.0 - _weight(count, tail_power))
             displacement = jax.tree.map(
-                lambda d, y, p: d + tail_share * (y - p.astype(y.dtype)), displacement, tail, params
+                lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
+                displacement,
+                tail,
+                params,
             )
+            tail = _pull(tail, params, _weight(count, tail_power))
         slope_dot = layout.inner(updates, displacement)
         square = layout.inner(displacement, displacement)
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
-        norm = jnp.sum(layout.inner(updates, updates))
+        # Negative, because Adam needs the squares as well: XLA would store them for both.
+        norm = -jnp.sum(layout.inner(updates, jax.tree.map(jnp.negative, updates)))
         # The loop that writes has to wait for all inner products and not for the norm alone:
         # where it need not, XLA for GPUs puts the other two into it, and a loop that also
         # reduces is slower than one more that only reads.
@@ -179,7 +185,6 @@ def track_displacement(
             # the scale before it begins.
             rounded = layout.inner(*_rounding.distances(params, state.anchor))
             if tail_power is not None:
-                share = tail_share * (1.0 - _tree.polynomial_weight(count, tail_power))
                 rounded = rounded * (1.0 + share**2)
             position = jnp.sqrt(jnp.maximum(square - rounded, 0.0))
         # The anchor of a restarted state belongs to the forgotten past.
@@ -196,7 +201,7 @@ def track_displacement(
             count=count,
             usable=usable,
         )
-        anchor = _pull(anchor, params, count, anchor_power)
+        anchor = _pull(anchor, params, _weight(count, anchor_power))
         if mean_dtype is not None:
             anchor = _rounding.rounded(anchor, state.anchor, count, 16)
             tail = _rounding.rounded(tail, state.tail, count, 0)
@@ -206,13 +211,16 @@ def track_displacement(
     return link(init, update)
 
 
-def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) -> Any:
+def _weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     # In a long run the weight of one sample is so small that float32 would round most of its
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
     k = 2 * jax.lax.div(count, jnp.asarray(_LONG, count.dtype)) + 1
     share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
-    weight = jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
+    return jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
+
+
+def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )
