@@ -15,7 +15,6 @@ import itertools
 import json
 import math
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -121,16 +120,18 @@ def cnn(channels: Sequence[int] = (3, 32, 64, 128), side: int = 32, rows: int = 
     return Case("cnn", params, (images, labels), loss)
 
 
+def made(method: str, with_loss: bool) -> optax.GradientTransformationExtraArgs:
+    if method == "lbfgs" and not with_loss:
+        # Its line search needs a loss.
+        return optax.lbfgs(1e-3, linesearch=None)
+    return optax.with_extra_args_support(METHODS[method]())
+
+
 class Program:
     """One method on one case: the compiled step, what the compiler says of it, and times."""
 
     def __init__(self, case: Case, method: str):
-        if method == "lbfgs" and case.loss is None:
-            # Its line search needs a loss.
-            optimizer = optax.lbfgs(1e-3, linesearch=None)
-        else:
-            optimizer = METHODS[method]()
-        optimizer = optax.with_extra_args_support(optimizer)
+        optimizer = made(method, with_loss=case.loss is not None)
         self.seconds: list[float] = []
         self.steps = 1
         self._traces = 0
@@ -231,7 +232,7 @@ def peak_memory(method: str, size: float, steps: int = 10) -> int:
     del case
     jax.block_until_ready(grads)
     if method:
-        optimizer = METHODS[method]()
+        optimizer = made(method, with_loss=False)
 
         def step(params, state, grads):
             updates, state = optimizer.update(grads, state, params)
@@ -242,8 +243,9 @@ def peak_memory(method: str, size: float, steps: int = 10) -> int:
         for _ in range(steps):
             params, state = jitted(params, state, grads)
         jax.block_until_ready(params)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux only. What getrusage says begins with the peak of the process that started this one.
+    status = pathlib.Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def memory(method: str, size: float) -> float:
@@ -253,7 +255,6 @@ def memory(method: str, size: float) -> float:
     a tenth of them, and is taken off.
     """
     command = [sys.executable, "-m", "benchmarks.overhead", "--peak", method, "--size"]
-    # This process stays small itself, since a new one begins with the peak of the old one.
     large, small = (
         subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout
         for s in (size, size / 10.0)

@@ -153,16 +153,18 @@ def track_displacement(
 
         anchor, tail = _tree.widened(state.anchor), _tree.widened(state.tail)
         displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, anchor)
+        share = jnp.float32(0.0)
         if tail_power is not None:
+            weight = _weight(count, tail_power)
             # From the tail before this sample: XLA would store the one after it on the way.
-            share = tail_share * (1.0 - _weight(count, tail_power))
+            share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
             displacement = jax.tree.map(
                 lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
                 displacement,
                 tail,
                 params,
             )
-            tail = _pull(tail, params, _weight(count, tail_power))
+            tail = _pull(tail, params, weight)
         slope_dot = layout.inner(updates, displacement)
         square = layout.inner(displacement, displacement)
         # One more inner product instead of a look at every entry. It also sees gradients so
@@ -184,9 +186,7 @@ def track_displacement(
             # The part of the length that rounding the means has added. It would end the search for
             # the scale before it begins.
             rounded = layout.inner(*_rounding.distances(params, state.anchor))
-            if tail_power is not None:
-                rounded = rounded * (1.0 + share**2)
-            position = jnp.sqrt(jnp.maximum(square - rounded, 0.0))
+            position = jnp.sqrt(jnp.maximum(square - (1.0 + share**2) * rounded, 0.0))
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
