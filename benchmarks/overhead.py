@@ -351,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="per method and case")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument(
-        "--memory", action="store_true", help="only the memory of processes; 20 M without --size"
+        "--memory", action="store_true", help="only the memory of processes, on Linux"
     )
     parser.add_argument("--peak", choices=["", *METHODS], help="print that of this process, bytes")
     parser.add_argument(
