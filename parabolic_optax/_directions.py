@@ -165,13 +165,16 @@ def track_displacement(
                 params,
             )
             tail = _pull(tail, params, weight)
-        slope_dot = layout.inner(updates, displacement)
-        square = layout.inner(displacement, displacement)
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
         # Negative, because Adam needs the squares as well: XLA would store them for both.
-        norm = -jnp.sum(layout.inner(updates, jax.tree.map(jnp.negative, updates)))
+        slope_dot, square, minus_squares = layout.inners(
+            (updates, displacement),
+            (displacement, displacement),
+            (updates, jax.tree.map(jnp.negative, updates)),
+        )
+        norm = -jnp.sum(minus_squares)
         # The loop that writes has to wait for all inner products and not for the norm alone:
         # where it need not, XLA for GPUs puts the other two into it, and a loop that also
         # reduces is slower than one more that only reads.
