@@ -89,9 +89,9 @@ def track_displacement(
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
       per: granularity of the parabolas, as in :func:`parabolic`.
       mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
-        half of that, rounded stochastically: right on average, and off by about a unit in the
-        last of 8 bits. Its share in the positions is taken out, as far as it is known. Leaves
-        of less than 1,024 numbers, and complex ones, keep wide means.
+        half of that, rounded up or down by chance: right on average, and off by one to three
+        units in the last of 8 bits. The part of this in the positions is taken out as far as
+        it is known. Leaves of less than 1,024 numbers, and complex ones, keep wide means.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
@@ -206,8 +206,8 @@ def track_displacement(
         )
         anchor = _pull(anchor, params, _weight(count, anchor_power))
         if mean_dtype is not None:
-            anchor = _rounding.rounded(anchor, state.anchor, count, 16)
-            tail = _rounding.rounded(tail, state.tail, count, 0)
+            anchor = _rounding.rounded(anchor, state.anchor, count, mean=0)
+            tail = _rounding.rounded(tail, state.tail, count, mean=1)
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 

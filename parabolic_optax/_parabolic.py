@@ -61,7 +61,7 @@ def parabolic(
         themselves.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
-        off by about 0.2 % each, at random.
+        off by about half a percent each, at random.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -118,10 +118,11 @@ def parabolic_adam(
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
-    parameters), three with ``tail_power=None``. A step reads gradients, parameters and state
-    and writes the latter two: at least 11 numbers per parameter, 44 bytes in float32, or 9
-    without the averaged parameters; ``optax.adamw`` moves 7. The inner products must be
-    known before anything is written, and read gradients, parameters and both means once more.
+    parameters), 16 bytes per parameter in float32; 12 with ``tail_power=None`` or with
+    ``mean_dtype=jnp.bfloat16``, 10 with both. A step reads gradients, parameters and state
+    and writes the latter two: at least 44 bytes per parameter; 36 with either, 32 with both;
+    ``optax.adamw`` keeps 8 and moves 28. The inner products must be known before anything is
+    written, and read gradients, parameters and both means once more.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -242,9 +243,10 @@ def parabolic_sgd(
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
     the step size has the same meaning for every :math:`\beta`. One buffer less than
-    :func:`parabolic_adam`, and two numbers per parameter less to move: at least 9, 36 bytes in
-    float32, or 7 with ``tail_power=None``. A gross outlier among the gradients enters the
-    direction at full length; where such occur, clip them in front.
+    :func:`parabolic_adam`, and two numbers per parameter less to move: 12 bytes kept and at
+    least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
+    ``mean_dtype=jnp.bfloat16``. A gross outlier among the gradients enters the direction at
+    full length; where such occur, clip them in front.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.

@@ -2,8 +2,8 @@
 
 In a long run one sample moves a mean by far less than bfloat16 can resolve, and rounded to the
 nearest number it would stay where it is. Rounded by chance it is right on average. The chance
-comes from a hash of where and when, not from a key, so that nothing more has to be kept and
-the same run gives the same numbers.
+comes from where a number stands and when, not from a key, so that nothing more has to be kept
+and the same run gives the same numbers.
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parabolic_optax import _tree
 
 # Bits of a float32 that bfloat16 leaves out.
 _LOST = 16
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio
 # Smaller leaves keep wide means. They weigh little, and the errors of few entries do not even
 # out: they would hide how far the first steps go.
 _SMALL = 1024
@@ -64,20 +66,24 @@ def hash_kernel(number: jax.Array) -> jax.Array:
     return number ^ (number >> 16)
 
 
-def seeds(count: jax.Array, leaves: int) -> jax.Array:
-    """A number per leaf for the sample of this count, uint32 of shape [leaves]."""
-    numbers = jnp.arange(leaves, dtype=jnp.uint32)
-    return hash_kernel(hash_kernel(count.astype(jnp.uint32)) + numbers)
+def seeds(leaves: int, mean: int) -> jax.Array:
+    """A number per leaf for one of several means, uint32 of shape [leaves]."""
+    return hash_kernel(jnp.arange(leaves, dtype=jnp.uint32) + jnp.uint32(mean << _LOST))
 
 
-def dice(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
-    """32 random bits for every entry of a leaf of this shape, uint32."""
+def dice(shape: tuple[int, ...], seed: jax.Array, count: jax.Array) -> jax.Array:
+    """16 bits for every entry of a leaf of this shape and the sample of this count, uint32.
+
+    They differ from place to place as if by chance. From count to count they go on by the golden
+    section of their range, which covers it more evenly than chance. So a mean that is pushed the
+    same way for long follows to within a step, and does not stray like a random walk.
+    """
     place = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         # Places beyond 2^32 share their dice with others, which does no harm.
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return hash_kernel(place ^ seed)
+    return (hash_kernel(place ^ seed) + count.astype(jnp.uint32) * _GOLDEN) >> _LOST
 
 
 def narrow(means: Any, dtype: Any) -> Any:
@@ -89,17 +95,14 @@ def narrow(means: Any, dtype: Any) -> Any:
     )
 
 
-def rounded(means: Any, like: Any, count: jax.Array, shift: int) -> Any:
-    """Wide means in the types of `like`, by the 16 bits of the dice from `shift` on."""
+def rounded(means: Any, like: Any, count: jax.Array, mean: int) -> Any:
+    """Wide means in the types of `like`; every `mean` has dice of its own."""
     leaves, treedef = jax.tree.flatten(means)
-    numbers = seeds(count, len(leaves))
-
-    def of_leaf(number: int, mean: jax.Array) -> jax.Array:
-        thrown = dice(mean.shape, _tree.pick(numbers, number))
-        return stochastic_kernel(mean, (thrown >> shift) & 0xFFFF)
-
+    numbers = seeds(len(leaves), mean)
     return treedef.unflatten(
-        m if m.dtype == kept.dtype else of_leaf(n, m)
+        m
+        if m.dtype == kept.dtype
+        else stochastic_kernel(m, dice(m.shape, _tree.pick(numbers, n), count))
         for n, (m, kept) in enumerate(zip(leaves, jax.tree.leaves(like), strict=True))
     )
 

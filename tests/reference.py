@@ -198,7 +198,7 @@ def scatter(number):
     return number ^ (number >> 16)
 
 
-def dice(size, count, leaf):
-    """32 bits per entry of a leaf, from its place, the number of the leaf and the count."""
-    seed = scatter((scatter(count) + leaf) % 2**32)
-    return [scatter(place ^ seed) for place in range(size)]
+def dice(size, leaf, mean, count):
+    """16 bits per entry: a hash of place, leaf and mean, plus count golden sections of 2^32."""
+    seed = scatter((leaf + mean * 2**16) % 2**32)
+    return [(scatter(place ^ seed) + count * 0x9E3779B9) % 2**32 >> 16 for place in range(size)]
