@@ -52,7 +52,7 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
 # Seconds of a measurement. Steps faster than that are taken in a row, since an accelerator
 # overlaps the start of one with the end of the one before.
 SHORTEST = 0.02
-# Compiling these for thousands of leaves takes many minutes.
+# Compiling these for thousands of leaves takes many minutes, more than ours do.
 NOT_FOR_MANY_LEAVES = ("muon", "lbfgs")
 
 
@@ -252,14 +252,14 @@ def memory(method: str, size: float) -> float:
     """Bytes per parameter that a process needs at its peak, parameters and gradients included.
 
     What does not grow with the parameters, such as the compiler, is the same in a process with
-    a tenth of them, and is taken off.
+    a tenth of them, and is taken off. Medians of three.
     """
     command = [sys.executable, "-m", "benchmarks.overhead", "--peak", method, "--size"]
-    large, small = (
-        subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout
-        for s in (size, size / 10.0)
-    )
-    return (int(large) - int(small)) / (0.9 * size)
+    peaks = [
+        int(subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout)
+        for s in 3 * [size, size / 10.0]
+    ]
+    return float(np.median(peaks[::2]) - np.median(peaks[1::2])) / (0.9 * size)
 
 
 def _bytes(tree: Any) -> int:
