@@ -52,7 +52,7 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
 # Seconds of a measurement. Steps faster than that are taken in a row, since an accelerator
 # overlaps the start of one with the end of the one before.
 SHORTEST = 0.02
-# Compiling these for thousands of leaves takes many minutes, more than ours do.
+# Compiling these for thousands of leaves takes many minutes.
 NOT_FOR_MANY_LEAVES = ("muon", "lbfgs")
 
 
