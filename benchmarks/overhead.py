@@ -6,7 +6,8 @@ the device, so that the same command serves a CPU and a GPU.
 
 All methods of a case take turns in one process, and times are compared within a round, since
 the load of a shared machine changes from second to second. Traffic, arithmetic and memory are
-the compiler's own figures for the compiled program and do not depend on the load.
+the compiler's own figures for the compiled program and do not depend on the load. With
+``--memory`` the largest memory of a process that only updates is measured instead.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import itertools
 import json
 import math
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +41,7 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.sgd(1e-3, 0.9),
     "parabolic_adam": po.parabolic_adam,
     "parabolic_adam(tail_power=None)": lambda: po.parabolic_adam(tail_power=None),
+    "parabolic_adam(mean_dtype=bfloat16)": lambda: po.parabolic_adam(mean_dtype="bfloat16"),
     "parabolic_sgd": po.parabolic_sgd,
     "parabolic_sgd(tail_power=None)": lambda: po.parabolic_sgd(tail_power=None),
     "schedule_free_adamw": optax.contrib.schedule_free_adamw,
@@ -116,16 +120,18 @@ def cnn(channels: Sequence[int] = (3, 32, 64, 128), side: int = 32, rows: int = 
     return Case("cnn", params, (images, labels), loss)
 
 
+def made(method: str, with_loss: bool) -> optax.GradientTransformationExtraArgs:
+    if method == "lbfgs" and not with_loss:
+        # Its line search needs a loss.
+        return optax.lbfgs(1e-3, linesearch=None)
+    return optax.with_extra_args_support(METHODS[method]())
+
+
 class Program:
     """One method on one case: the compiled step, what the compiler says of it, and times."""
 
     def __init__(self, case: Case, method: str):
-        if method == "lbfgs" and case.loss is None:
-            # Its line search needs a loss.
-            optimizer = optax.lbfgs(1e-3, linesearch=None)
-        else:
-            optimizer = METHODS[method]()
-        optimizer = optax.with_extra_args_support(optimizer)
+        optimizer = made(method, with_loss=case.loss is not None)
         self.seconds: list[float] = []
         self.steps = 1
         self._traces = 0
@@ -216,6 +222,46 @@ def measure(case: Case, methods: Sequence[str], seconds: float, rounds: int = 20
     return results
 
 
+def peak_memory(method: str, size: float, steps: int = 10) -> int:
+    """Largest memory of this process in bytes, after so many updates of fresh parameters.
+
+    Without a method it only makes the parameters and the gradients.
+    """
+    case = update_alone(size, 20)
+    params, grads = case.params, case.data
+    del case
+    jax.block_until_ready(grads)
+    if method:
+        optimizer = made(method, with_loss=False)
+
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        jitted = jax.jit(step, donate_argnums=(0, 1))
+        state = jax.jit(optimizer.init)(params)
+        for _ in range(steps):
+            params, state = jitted(params, state, grads)
+        jax.block_until_ready(params)
+    # Linux only. What getrusage says begins with the peak of the process that started this one.
+    status = pathlib.Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def memory(method: str, size: float) -> float:
+    """Bytes per parameter that a process needs at its peak, parameters and gradients included.
+
+    What does not grow with the parameters, such as the compiler, is the same in a process with
+    a tenth of them, and is taken off. Medians of three.
+    """
+    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", method, "--size"]
+    peaks = [
+        int(subprocess.run([*command, str(s)], check=True, capture_output=True, text=True).stdout)
+        for s in 3 * [size, size / 10.0]
+    ]
+    return float(np.median(peaks[::2]) - np.median(peaks[1::2])) / (0.9 * size)
+
+
 def _bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
@@ -273,17 +319,27 @@ def growth(cases: dict[str, dict[str, dict]]) -> dict[str, tuple[float, float]]:
     return slopes
 
 
+def memory_table(peaks: dict[str, float]) -> str:
+    """Markdown: bytes per parameter, and how many buffers like the parameters those are."""
+    lines = ["| method | B per parameter | buffers in float32 |", "|---|---|---|"]
+    lines += [
+        f"| {method or 'parameters and gradients alone'} | {peak:.1f} | {peak / 4:.2f} |"
+        for method, peak in peaks.items()
+    ]
+    return "\n".join(lines)
+
+
 def read(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def store(path: pathlib.Path, case: str, results: dict[str, dict]) -> None:
+def store(path: pathlib.Path, case: str, results: dict[str, Any], kind: str = "cases") -> None:
     """Adds to what is stored of this device; a newer figure replaces an older one."""
     here = environment()
     stored = read(path)
     device = stored.setdefault(here["device"], {"environment": here, "cases": {}})
     device["environment"] = here
-    device["cases"].setdefault(case, {}).update(results)
+    device.setdefault(kind, {}).setdefault(case, {}).update(results)
     path.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 
 
@@ -295,12 +351,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="per method and case")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument(
+        "--memory", action="store_true", help="only the memory of processes, on Linux"
+    )
+    parser.add_argument("--peak", choices=["", *METHODS], help="print that of this process, bytes")
+    parser.add_argument(
         "--table", action="store_true", help="print what is stored, measure nothing"
     )
     options = parser.parse_args(arguments)
+    if options.peak is not None:
+        print(peak_memory(options.peak, options.size))
+        return 0
+    if options.memory:
+        size = options.size or 20e6
+        results = {m: memory(m, size) for m in ["", *options.methods]}
+        store(options.results, f"{int(size):,} in 20 leaves", results, "memory")
+        print(memory_table(results))
+        return 0
     if options.table:
         for device, stored in read(options.results).items():
             print(table(device, stored["cases"]))
+            for case, peaks in stored.get("memory", {}).items():
+                print(f"\n### peak memory of a process, {case}\n\n{memory_table(peaks)}")
         return 0
 
     sizes = [(1e6, 20), (4e6, 20), (20e6, 20), (20e6, 2000)]

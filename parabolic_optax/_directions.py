@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _rounding, _tree
 from parabolic_optax._types import Per, Sample, link
 
 # Number of samples from which on a running mean takes in only some of them.
@@ -60,6 +60,7 @@ def track_displacement(
     tail_power: float | None = 9.0,
     tail_share: float | jax.Array = 0.7,
     per: Per = "tensor",
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the slow motion of the parameters: away from their running mean.
 
@@ -87,16 +88,20 @@ def track_displacement(
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
       per: granularity of the parabolas, as in :func:`parabolic`.
+      mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
+        half of that, rounded up or down by chance: right on average, and off by one to three
+        units in the last of 8 bits. The part of this in the positions is taken out as far as
+        it is known. Leaves of less than 1,024 numbers, and complex ones, keep wide means.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
-      parameters beside the base's, in at least float32, and one more for the tail.
+      parameters beside the base's, of `mean_dtype`, and one more for the tail.
 
     Raises:
       TypeError: the base is not a gradient transformation; a parameter is not of
-        floating type; a constant is not a number.
-      ValueError: a constant is out of range; ``params`` is missing in the update; the
-        gradients do not match the parameters.
+        floating type; a constant is not a number; `mean_dtype` is no type.
+      ValueError: a constant is out of range; `mean_dtype` is another type; ``params`` is
+        missing in the update; the gradients do not match the parameters.
 
     Source:
       This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013.
@@ -121,6 +126,11 @@ def track_displacement(
     if tail_power is not None:
         _tree.check_range("tail_power", tail_power, 0.0)
     _tree.check_range("tail_share", tail_share, 0.0, 1.0)
+    if mean_dtype is not None and jnp.dtype(mean_dtype) != jnp.bfloat16:
+        raise ValueError(
+            "mean_dtype must be None, for at least float32, or jnp.bfloat16;"
+            f" got {jnp.dtype(mean_dtype)}."
+        )
     base = optax.with_extra_args_support(base)
 
     def init(params: Any) -> TrackDisplacementState:
@@ -128,8 +138,8 @@ def track_displacement(
         _tree.Layout.of(params, per)
         return TrackDisplacementState(
             base=base.init(_strong(params)),
-            anchor=_tree.wide(params),
-            tail=None if tail_power is None else _tree.wide(params),
+            anchor=_rounding.narrow(_tree.wide(params), mean_dtype),
+            tail=None if tail_power is None else _rounding.narrow(_tree.wide(params), mean_dtype),
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -141,19 +151,30 @@ def track_displacement(
         layout = _tree.Layout.of(params, per)
         count = jnp.asarray(optax.safe_increment(state.count))
 
-        displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, state.anchor)
-        tail = state.tail
+        anchor, averaged = _tree.widened(state.anchor), _tree.widened(state.tail)
+        displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, anchor)
+        tail, share = None, jnp.float32(0.0)
         if tail_power is not None:
-            tail = _pull(tail, params, count, tail_power)
+            weight = _weight(count, tail_power)
+            # From the tail before this sample: XLA would store the one after it on the way.
+            share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
             displacement = jax.tree.map(
-                lambda d, y, p: d + tail_share * (y - p.astype(y.dtype)), displacement, tail, params
+                lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
+                displacement,
+                averaged,
+                params,
             )
-        slope_dot = layout.inner(updates, displacement)
-        square = layout.inner(displacement, displacement)
+            tail = _pull(averaged, params, weight)
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
-        norm = jnp.sum(layout.inner(updates, updates))
+        # Negative, because Adam needs the squares as well: XLA would store them for both.
+        slope_dot, square, minus_squares = layout.inners(
+            (updates, displacement),
+            (displacement, displacement),
+            (updates, jax.tree.map(jnp.negative, updates)),
+        )
+        norm = -jnp.sum(minus_squares)
         # The loop that writes has to wait for all inner products and not for the norm alone:
         # where it need not, XLA for GPUs puts the other two into it, and a loop that also
         # reduces is slower than one more that only reads.
@@ -164,6 +185,11 @@ def track_displacement(
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
         slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
+        if mean_dtype is not None:
+            # The part of the length that rounding the means has added. It would end the search for
+            # the scale before it begins.
+            rounded = layout.inner(*_rounding.distances(params, state.anchor))
+            position = jnp.sqrt(jnp.maximum(square - (1.0 + share**2) * rounded, 0.0))
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
@@ -176,24 +202,30 @@ def track_displacement(
             slope=slope,
             position=position,
             # Where no link asks for it, the compiler leaves it out.
-            radial_slope=layout.inner(updates, params if tail is None else tail),
+            radial_slope=layout.inner(updates, params if averaged is None else averaged),
             count=count,
             usable=usable,
         )
-        anchor = _pull(state.anchor, params, count, anchor_power)
+        anchor = _pull(anchor, params, _weight(count, anchor_power))
+        if mean_dtype is not None:
+            anchor = _rounding.rounded(anchor, state.anchor, count, mean=0)
+            tail = _rounding.rounded(tail, state.tail, count, mean=1)
         moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
         return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
 
     return link(init, update)
 
 
-def _pull(mean: Any, params: Any, count: jax.Array, power: float | jax.Array) -> Any:
+def _weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     # In a long run the weight of one sample is so small that float32 would round most of its
     # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
     # jump to and fro are met on both sides.
     k = 2 * jax.lax.div(count, jnp.asarray(_LONG, count.dtype)) + 1
     share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
-    weight = jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
+    return jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
+
+
+def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )

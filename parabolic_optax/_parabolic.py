@@ -21,6 +21,7 @@ def parabolic(
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
     decay: optax.GradientTransformation | None = None,
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
@@ -60,11 +61,14 @@ def parabolic(
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
       decay: a link between tracker and estimator, such as :func:`decay_outward`.
+      mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
+        for half of that, as in :func:`track_displacement`. The averaged parameters are then
+        off by about half a percent each, at random.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
       the base. Beside the base's, its state is one buffer like the parameters for the
-      running mean, one for the averaged parameters, both at least float32, and a few
+      running mean, one for the averaged parameters, both of `mean_dtype`, and a few
       float32 scalars per tensor. A step with a gradient that is zero, or whose squared norm
       is not finite, changes nothing and is counted.
 
@@ -94,7 +98,7 @@ def parabolic(
     """
     _check_ascent(base)
     return optax.chain(
-        _directions.track_displacement(base, tail_power=tail_power, per=per),
+        _directions.track_displacement(base, tail_power=tail_power, per=per, mean_dtype=mean_dtype),
         *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
@@ -112,14 +116,16 @@ def parabolic_adam(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
-    parameters), three with ``tail_power=None``. A step reads gradients, parameters and state
-    and writes the latter two: at least 11 numbers per parameter, 44 bytes in float32, or 9
-    without the averaged parameters; ``optax.adamw`` moves 7. The inner products must be
-    known before anything is written, and read gradients, parameters and both means once more.
+    parameters), 16 bytes per parameter in float32; 12 with ``tail_power=None`` or with
+    ``mean_dtype=jnp.bfloat16``, 10 with both. A step reads gradients, parameters and state
+    and writes the latter two: at least 44 bytes per parameter; 36 with either, 32 with both;
+    ``optax.adamw`` keeps 8 and moves 28. The inner products must be known before anything is
+    written, and read gradients, parameters and both means once more.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -129,6 +135,7 @@ def parabolic_adam(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      mean_dtype: as in :func:`parabolic`.
 
     Returns:
       A transformation, as :func:`parabolic` returns.
@@ -150,7 +157,14 @@ def parabolic_adam(
       [-1.  1.]
     """
     base = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-    return parabolic(base, learning_rate, per=per, initial_step=initial_step, tail_power=tail_power)
+    return parabolic(
+        base,
+        learning_rate,
+        per=per,
+        initial_step=initial_step,
+        tail_power=tail_power,
+        mean_dtype=mean_dtype,
+    )
 
 
 def parabolic_adamw(
@@ -164,6 +178,7 @@ def parabolic_adamw(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate.
 
@@ -184,6 +199,7 @@ def parabolic_adamw(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      mean_dtype: as in :func:`parabolic`.
 
     Returns:
       A transformation, as :func:`parabolic` returns.
@@ -217,6 +233,7 @@ def parabolic_adamw(
         initial_step=initial_step,
         tail_power=tail_power,
         decay=decay,
+        mean_dtype=mean_dtype,
     )
 
 
@@ -228,14 +245,16 @@ def parabolic_sgd(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent with momentum, without a learning rate.
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
     the step size has the same meaning for every :math:`\beta`. One buffer less than
-    :func:`parabolic_adam`, and two numbers per parameter less to move: at least 9, 36 bytes in
-    float32, or 7 with ``tail_power=None``. A gross outlier among the gradients enters the
-    direction at full length; where such occur, clip them in front.
+    :func:`parabolic_adam`, and two numbers per parameter less to move: 12 bytes kept and at
+    least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
+    ``mean_dtype=jnp.bfloat16``. A gross outlier among the gradients enters the direction at
+    full length; where such occur, clip them in front.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -244,6 +263,7 @@ def parabolic_sgd(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      mean_dtype: as in :func:`parabolic`.
 
     Returns:
       A transformation, as :func:`parabolic` returns.
@@ -274,6 +294,7 @@ def parabolic_sgd(
         pooling=0.75,
         initial_step=initial_step,
         tail_power=tail_power,
+        mean_dtype=mean_dtype,
     )
 
 
@@ -284,6 +305,7 @@ def parabolic_muon(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
@@ -298,6 +320,7 @@ def parabolic_muon(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      mean_dtype: as in :func:`parabolic`.
 
     Returns:
       A transformation, as :func:`parabolic` returns.
@@ -334,6 +357,7 @@ def parabolic_muon(
         initial_step=initial_step,
         tail_power=tail_power,
         decay=_decay.decay_outward(per=per) if weight_decay is None else None,
+        mean_dtype=mean_dtype,
     )
 
 

@@ -11,6 +11,9 @@ import optax
 
 from parabolic_optax._types import Axis, Per
 
+# Largest number of entries of a leaf whose inner products share a loop.
+_FEW = 4096
+
 
 def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
     """Where every leaf sits, as the keys that lead to it."""
@@ -62,14 +65,24 @@ class Layout:
 
     def inner(self, a: Any, b: Any) -> jax.Array:
         """Inner products of two trees, one per parabola, accumulated in at least float32."""
-        parts = [
-            _inner_leaf(x, y, axis)
-            for x, y, axis in zip(jax.tree.leaves(a), jax.tree.leaves(b), self.axes, strict=True)
+        return self.inners((a, b))[0]
+
+    def inners(self, *pairs: tuple[Any, Any]) -> list[jax.Array]:
+        """The same of several pairs of trees."""
+        if not self.axes:
+            return [jnp.zeros(self.size, jnp.float32) for _ in pairs]
+        leaves = zip(*(jax.tree.leaves(tree) for pair in pairs for tree in pair), strict=True)
+        parts = [_inner_leaf(each, axis) for each, axis in zip(leaves, self.axes, strict=True)]
+        stacked = jnp.concatenate([row for rows in parts for row in rows])
+        # One leaf after the other, and of every leaf one pair after the other.
+        starts = len(pairs) * np.cumsum((0, *self.sizes[:-1]))
+        blocks = [
+            start + np.arange(len(pairs) * size, dtype=np.int32).reshape(len(pairs), size)
+            for start, size in zip(starts, self.sizes, strict=True)
         ]
-        if not parts:
-            return jnp.zeros(self.size, jnp.float32)
-        stacked = jnp.concatenate(parts)
-        return jnp.sum(stacked, keepdims=True) if self.shared else stacked
+        places = np.concatenate(blocks, axis=1, dtype=np.int32)
+        values = [stacked[place] for place in places]
+        return [jnp.sum(v, keepdims=True) for v in values] if self.shared else values
 
     def spread(self, values: jax.Array, tree: Any) -> Any:
         """One array per leaf of `tree` that broadcasts the leaf's values over it."""
@@ -77,7 +90,7 @@ class Layout:
         start, spread = 0, []
         for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
             if self.shared or axis is None:
-                spread.append(_pick(values, 0 if self.shared else start))
+                spread.append(pick(values, 0 if self.shared else start))
             else:
                 shape = [1] * leaf.ndim
                 shape[axis] = size
@@ -97,10 +110,11 @@ class Layout:
         return parts
 
 
-def _pick(values: jax.Array, index: int) -> jax.Array:
-    # values[index], but with an index that is data: XLA folds no array of several numbers into
-    # its code. So the loops over tensors of one shape stay the same program, which is compiled
-    # once. With the index in the code it is compiled for every tensor.
+def pick(values: jax.Array, index: int) -> jax.Array:
+    """The number values[index]; the compiled loops that use it do not depend on the index."""
+    # The index is data: XLA folds no array of several numbers into its code. So the loops over
+    # tensors of one shape stay the same program, which is compiled once. With the index in the
+    # code it is compiled for every tensor.
     return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
 
 
@@ -125,20 +139,34 @@ def _axes(tree: Any, per: Any) -> list[Any]:
     return [axis for (axis,) in jax.tree.leaves(spread, is_leaf=lambda x: isinstance(x, tuple))]
 
 
-def _inner_leaf(a: jax.Array, b: jax.Array, axis: Axis) -> jax.Array:
-    wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
-    products = jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide))
-    if axis is None:
-        return jnp.sum(products, keepdims=True).reshape(1).astype(jnp.float32)
-    others = tuple(i for i in range(a.ndim) if i != axis % a.ndim)
-    return jnp.sum(products, axis=others).astype(jnp.float32)
+def _inner_leaf(trees: tuple[jax.Array, ...], axis: Axis) -> list[jax.Array]:
+    """Inner products of the first two arrays, the next two, and so on, in one row or several."""
+    products = []
+    for a, b in zip(trees[::2], trees[1::2], strict=True):
+        wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+        products.append(jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide)))
+    leaf = products[0]
+    if axis is None and leaf.size <= _FEW and len(products) > 1:
+        # One loop for all of them: thousands of small loops cost more to compile and to start
+        # than to run.
+        together = jnp.stack([p.astype(jnp.float32) for p in products])
+        return [jnp.sum(together, axis=tuple(range(1, together.ndim)))]
+    others = tuple(i for i in range(leaf.ndim) if axis is None or i != axis % leaf.ndim)
+    return [jnp.sum(p, axis=others).astype(jnp.float32).reshape(-1) for p in products]
 
 
 def wide(tree: Any) -> Any:
     """A true copy of the leaves in at least float32; never an alias, so donation is safe."""
-    return jax.tree.map(
-        lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), tree
-    )
+    return jax.tree.map(lambda p: jnp.array(p, _wide_type(p.dtype), copy=True), tree)
+
+
+def widened(tree: Any) -> Any:
+    """The leaves in at least float32."""
+    return jax.tree.map(lambda x: x.astype(_wide_type(x.dtype)), tree)
+
+
+def _wide_type(dtype: Any) -> Any:
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def real_type(tree: Any) -> Any:

@@ -181,3 +181,28 @@ def trace(
             }
         )
     return rows
+
+
+def bfloat16_neighbours(number):
+    """The two bfloat16 around a float32, nearer to zero first, and the share of the way."""
+    number = float(np.float32(number))
+    if number == 0.0:
+        return 0.0, 0.0, 1.0
+    # 8 significant bits; below 2^-126 the spacing no longer shrinks.
+    unit = 2.0 ** (max(math.frexp(abs(number))[1], -125) - 8)
+    below = math.floor(abs(number) / unit) * unit
+    share = (abs(number) - below) / unit
+    above = below + unit if share > 0.0 else below
+    return math.copysign(below, number), math.copysign(above, number), share
+
+
+def scatter(number):
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        number = (number ^ (number >> shift)) * factor % 2**32
+    return number ^ (number >> 16)
+
+
+def dice(size, leaf, mean, count):
+    """16 bits per entry: a hash of place, leaf and mean, plus count golden sections of 2^32."""
+    seed = scatter((leaf + mean * 2**16) % 2**32)
+    return [(scatter(place ^ seed) + count * 0x9E3779B9) % 2**32 >> 16 for place in range(size)]

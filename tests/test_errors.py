@@ -86,6 +86,18 @@ def test_constant_is_no_number(make, name):
         make()
 
 
+@pytest.mark.parametrize("mean_dtype", [jnp.float16, "float32", jnp.int32])
+def test_means_of_another_type(mean_dtype):
+    with pytest.raises(ValueError, match=r"mean_dtype must be None.*jnp.bfloat16; got \w+\."):
+        po.parabolic_adam(mean_dtype=mean_dtype)
+
+
+@pytest.mark.parametrize("mean_dtype", ["narrow", 16])
+def test_means_of_no_type(mean_dtype):
+    with pytest.raises(TypeError):
+        po.parabolic_adam(mean_dtype=mean_dtype)
+
+
 @pytest.mark.parametrize("leaf", [jnp.arange(3), 3, 1.5], ids=["ints", "int", "float"])
 def test_leaf_is_not_of_floating_type(leaf):
     with pytest.raises(TypeError, match=r"parameter deep/n is \w+; .*optax.masked"):

@@ -15,6 +15,7 @@ COUNTED = {
     "parabolic_sgd(tail_power=None)": (2, 7),
     "parabolic_sgd": (3, 9),
     "parabolic_adam(tail_power=None)": (3, 9),
+    "parabolic_adam(mean_dtype=bfloat16)": (3, 9),
     "parabolic_adam": (4, 11),
 }
 
@@ -73,6 +74,21 @@ def test_growth_is_the_slope_in_logarithms():
         "update, 1,000 in 2,000 leaves": case(1000, 99.0),
     }
     assert overhead.growth(cases) == {"adamw": pytest.approx((0.5, 1.0))}
+
+
+@pytest.mark.slow
+def test_peak_memory_of_processes(tmp_path, capsys):
+    path = tmp_path / "overhead.json"
+    arguments = ["--memory", "--methods", "adamw", "--results", str(path)]
+    assert overhead.main([*arguments, "--size", "2e7"]) == 0
+    [stored] = overhead.read(path).values()
+    peaks = stored["memory"]["20,000,000 in 20 leaves"]
+    # Parameters and gradients are two buffers of 4 bytes, the state is two more.
+    assert 8.0 < peaks[""] < 12.0
+    assert 16.0 < peaks["adamw"] < 22.0
+    capsys.readouterr()
+    assert overhead.main(["--table", "--results", str(path)]) == 0
+    assert f"| adamw | {peaks['adamw']:.1f} |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
