@@ -22,7 +22,10 @@ STEPS = 3000
 LONGEST = 6000
 STARTS = ((-1.2, 1.0), (2.0, -1.0), (-1.0, -1.0), (0.5, 2.0), (3.0, 3.0), (0.001, 0.0))
 OPTIMIZERS = {"parabolic_adam()": po.parabolic_adam(), "parabolic_sgd()": po.parabolic_sgd()}
-DECAYS = {"parabolic_adam()": po.parabolic_adam()} | {
+DECAYS = {
+    "parabolic_adam()": po.parabolic_adam(),
+    "parabolic_adamw()": po.parabolic_adamw(),
+} | {
     f"parabolic_adamw(weight_decay={decay:g})": po.parabolic_adamw(weight_decay=decay)
     for decay in (0.01, 0.1, 0.2)
 }

@@ -41,6 +41,7 @@ TUNED = (
 # Ours that are shown where not all can be, in the README and in pictures.
 HEADLINE = (
     "parabolic_adam()",
+    "parabolic_adamw()",
     "parabolic_adamw(weight_decay=0.1)",
     "parabolic_sgd()",
     "parabolic_muon()",
@@ -184,6 +185,7 @@ class Scores:
 
 
 def _decay(record: Record) -> float:
+    # 0 stands for the default, which may be a decay that is found.
     return record["setting"].get("weight_decay", 0.0)
 
 

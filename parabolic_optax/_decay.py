@@ -111,7 +111,7 @@ def decay_outward(
     if mask is not None and isinstance(per, str) and per == "global":
         raise ValueError(
             "with per='global' there is one slope of all parameters, and none of those that a"
-            " mask chooses: leave out the mask, or use another per."
+            " mask chooses: leave out the mask, use another per, or decay by a given number."
         )
 
     def init(params: Any) -> DecayOutwardState:

@@ -26,7 +26,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
       parameters came) of the displacement of all parameters together, ``count`` (samples
       taken) and ``skipped`` (steps with a gradient that was zero or not finite); and the same
-      four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. For
+      four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
+      :func:`decay_outward` also ``weight_decay``, units of the base step. For
       ``partition`` into several optimizers of this package the scalars are means over them,
       and ``skipped`` is the largest.
 
