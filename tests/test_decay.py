@@ -99,6 +99,37 @@ def test_only_masked_leaves_decay_and_count():
         np.testing.assert_allclose(sample.decay, [0.0, 0.15])
 
 
+@pytest.mark.parametrize(("count", "limited"), [(2, 1.0), (70, 0.1)])
+def test_the_step_that_decay_goes_by_is_limited(count, limited):
+    params = jnp.array([2.0, -4.0])
+    sample = po.Sample(
+        update=jnp.zeros(2),
+        slope=jnp.zeros(1),
+        position=jnp.zeros(1),
+        radial_slope=jnp.zeros(1),
+        count=jnp.int32(count),
+        usable=jnp.array(True),
+        decay=jnp.array([0.15]),
+    )
+    parabola = po.Parabola(sample, *(jnp.zeros(1) for _ in range(4)))
+    rule: Any = po.step_multiplicative(initial_step=1.0)
+    updates, _ = rule.update(parabola, rule.init(params), params)
+    np.testing.assert_allclose(updates, -0.15 * limited * params, rtol=1e-6)
+
+
+def test_the_slope_is_taken_along_the_averaged_parameters():
+    """Not along the parameters, which noise throws about."""
+    tracker: Any = po.track_displacement(optax.identity())
+    first, far = jnp.array([2.0, -1.0]), jnp.array([50.0, 60.0])
+    _, state = tracker.update(jnp.array([1.0, 1.0]), tracker.init(first), first)
+    sample, _ = tracker.update(jnp.array([-1.0, 3.0]), state, far)
+    np.testing.assert_allclose(sample.radial_slope, [-5.0])
+    tracker = po.track_displacement(optax.identity(), tail_power=None)
+    _, state = tracker.update(jnp.array([1.0, 1.0]), tracker.init(first), first)
+    sample, _ = tracker.update(jnp.array([-1.0, 3.0]), state, far)
+    np.testing.assert_allclose(sample.radial_slope, [130.0])
+
+
 def test_mask_with_one_parabola_for_all():
     with pytest.raises(ValueError, match="leave out the mask"):
         po.decay_outward(mask={"w": True}, per="global")
