@@ -62,8 +62,8 @@ def decay_outward(
     Along the averaged parameters :math:`\bar y`, which a user evaluates, the loss has the
     slope :math:`r_t = \langle g_t, \bar y_t \rangle`, its derivative by the logarithm of their
     scale. (The gradient is taken at :math:`\theta`; the difference is the curvature between the
-    two points, which adds nothing on average, since the noise of :math:`\theta` is not in
-    :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that learns its data by
+    two points, which adds little on average, since most of the noise of :math:`\theta` is not
+    in :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that learns its data by
     heart has none: its loss falls for ever as its weights grow, and all minibatches agree,
 
     .. math::
