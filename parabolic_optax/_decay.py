@@ -63,8 +63,8 @@ def decay_outward(
     slope :math:`r_t = \langle g_t, \bar y_t \rangle`, its derivative by the logarithm of their
     scale. (The gradient is taken at :math:`\theta`; the difference is the curvature between the
     two points, which adds little on average, since most of the noise of :math:`\theta` is not
-    in :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that learns its data by
-    heart has none: its loss falls for ever as its weights grow, and all minibatches agree,
+    in :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that learns its data
+    by heart has none: its loss falls for ever as its weights grow, and all minibatches agree,
 
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
