@@ -6,7 +6,7 @@ And what weight decay does where there is no minimum.
 the steps until the loss is below 1e-4 from six starts, and for a quadratic of condition
 1e4 with gradient noise the fraction of the initial loss that is left after 3,000 steps. A
 second table is of logistic regression on separable data, whose loss falls for ever as the
-weights grow: their norm along the run, without decay and with a constant one.
+weights grow: their norm along the run, without decay, with the one that is found, and constant.
 """
 
 import jax

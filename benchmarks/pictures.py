@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.scores import REFERENCE, Entry, Scores, median
 
-OURS = ("tab:red", "tab:orange", "tab:pink", "tab:brown", "tab:olive")
+OURS = ("tab:red", "tab:orange", "tab:pink", "tab:brown", "tab:olive", "gold")
 TUNED = ("black", "tab:blue", "tab:cyan", "tab:green", "tab:purple", "rebeccapurple", "navy")
 GRIDS = (
     ("adam_cosine", "last", "Adam, cosine", "tab:blue"),
@@ -161,4 +161,4 @@ def _profile(scores: Scores) -> Figure:
 
 
 def _main(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-    return list(zip(entries, OURS, strict=False))
+    return list(zip(entries, OURS[: len(entries)], strict=True))

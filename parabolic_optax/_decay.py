@@ -1,4 +1,4 @@
-"""Weight decay by a second slope: along the parameters themselves."""
+"""Weight decay by a second slope: along the averaged parameters themselves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _DEAD = 0.4
 
 
 class DecayOutwardState(NamedTuple):
-    """Running means of the slope along the parameters and of its size, and the decay they ask for.
+    """Running means of the slope along the mean and of its size, and the decay they ask for.
 
     All are float32 scalars.
     """

@@ -56,7 +56,7 @@ def oscillator(name, *, steps) -> Workload:
 
 
 def poisson(name, *, steps, waves=(1, 2), stiffness=0.0) -> Workload:
-    """A physics-informed network for Δu + `stiffness` u = f on the unit square, u = 0 outside.
+    """A physics-informed network for Δu + `stiffness` u = f on the unit square, 0 on its border.
 
     The solution is u = sin(aπx) sin(bπy), a and b the `waves`; what is reported is the relative
     error of u. With a stiffness it is Helmholtz' equation.
