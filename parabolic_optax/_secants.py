@@ -162,10 +162,15 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
     again = _tree.project(pairs.directions, residual, rank)
     residual = _tree.axpy(-1.0, _tree.combine(again, pairs.directions), residual)
     inside = inside + again
-    outside = jnp.sqrt(_tree.dot(residual, residual))
-    fresh = outside > tolerance
-
     unexplained = _tree.axpy(-1.0, _tree.combine(inside, pairs.images), change)
+    # Inner products that wait for no other one are sent together where parameters are cut over
+    # devices; so lengths are divided by afterwards.
+    outside = jnp.sqrt(_tree.dot(residual, residual))
+    left_open = _tree.project(pairs.directions, unexplained, rank)
+    of_images = _tree.project(pairs.images, residual, rank)
+    own = _tree.dot(residual, unexplained)
+
+    fresh = outside > tolerance
     share = 1.0 / jnp.where(fresh, outside, jnp.inf)
     direction = jax.tree.map(lambda r: share.astype(r.dtype) * r, residual)
     image = jax.tree.map(lambda r: share.astype(r.dtype) * r, unexplained)
@@ -173,12 +178,10 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
     images = _add_outer(pairs.images, blame, unexplained)
 
     matrix = jnp.zeros((rank + 1, rank + 1), dtype)
-    matrix = matrix.at[:rank, :rank].set(
-        pairs.matrix + jnp.outer(_tree.project(pairs.directions, unexplained, rank), blame)
-    )
-    matrix = matrix.at[:rank, rank].set(_tree.project(pairs.directions, image, rank))
-    matrix = matrix.at[rank, :rank].set(_tree.project(images, direction, rank))
-    matrix = matrix.at[rank, rank].set(_tree.dot(direction, image))
+    matrix = matrix.at[:rank, :rank].set(pairs.matrix + jnp.outer(left_open, blame))
+    matrix = matrix.at[:rank, rank].set(share * left_open)
+    matrix = matrix.at[rank, :rank].set(share * of_images)
+    matrix = matrix.at[rank, rank].set(share**2 * own)
 
     frame = jnp.eye(rank + 1, dtype=dtype).at[:rank, :rank].set(pairs.frame)
     # A displacement inside the span has no share in the extra row, which then stays the last.

@@ -1,5 +1,6 @@
 """Step-size rules: a :class:`Parabola` in, updates out."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,10 @@ from parabolic_optax._types import Parabola, Per, link
 # The search for the scale ends where the parameters have moved by this fraction of their
 # norm: far below what changes a network, far above the resolution of float32.
 _REACH = 3e-3
+# Least norm that matrices are taken to have at init, in that of matrices with orthonormal rows or
+# columns. Usual initialisations give them half of that or more, so nothing changes for them; and
+# it is so small that Adam's first steps stay below its usual rate.
+_LEAST_NORM = 0.1
 # Largest factor between two steps of the search. Rounding hides how far the first ones went.
 _STRIDE = 16.0
 # A slope this many times its mean size is an alarm.
@@ -28,7 +33,8 @@ class MultiplicativeState(NamedTuple):
     Attributes:
       log_step: logarithm of the step size of each parabola, float32 of shape [n].
       before: the same, one sample before: that of the last displacement seen.
-      scale: norm of all parameters at init, parameter units; float32 scalar.
+      scale: norm of all parameters at init, or what it is taken to be at least, parameter
+        units; float32 scalar.
       search: count of the last sample of the search for the scale, -1 after a restart;
         int32 scalar.
     """
@@ -76,7 +82,7 @@ def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) 
     Args:
       log_step: logarithm of the step size of the step under way, scalar.
       before: that of the last step that `travelled` knows of, scalar.
-      travelled: displacement of all parameters relative to their norm at init, scalar.
+      travelled: displacement of all parameters relative to their scale, scalar.
 
     Returns:
       The step size that would have moved the parameters by the reach, 3/1000, but at most
@@ -112,8 +118,12 @@ def step_multiplicative(
     Before that, a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
     they have moved about that far (at :math:`t_s`). The result therefore hardly depends on
-    `initial_step`. Parameters that start at zero have no norm; for them the search is
-    skipped and the step size grows from `initial_step` by its slopes alone.
+    `initial_step`. The norm is taken to be at least
+    :math:`\tfrac{1}{10} (\sum_l \min(m_l, n_l))^{1/2}` over the matrices, of :math:`m_l` by
+    :math:`n_l`: a tenth of that of matrices with orthonormal rows or columns, for those that
+    start near zero. (Of more than two axes, the last one counts against all others together.)
+    Scalars and vectors have no such scale; where they alone are, and start at zero, the search
+    is skipped and the step size grows from `initial_step` by its slopes alone.
 
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
@@ -166,7 +176,7 @@ def step_multiplicative(
         return MultiplicativeState(
             log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
-            scale=jnp.sqrt(jnp.sum(layout.inner(params, params))),
+            scale=jnp.maximum(jnp.sqrt(jnp.sum(layout.inner(params, params))), _least_norm(params)),
             search=jnp.zeros([], jnp.int32),
         )
 
@@ -216,3 +226,9 @@ def step_multiplicative(
         return moved, _tree.where(sample.usable, new, state)
 
     return link(init, update)
+
+
+def _least_norm(params: Any) -> float:
+    """A tenth of the norm of matrices with orthonormal rows or columns, in place of the leaves."""
+    matrices = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    return _LEAST_NORM * math.sqrt(sum(min(s[-1], math.prod(s[:-1])) for s in matrices))

@@ -174,8 +174,9 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
     outward = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, left)
 
-    coupling = vectors.T @ _tree.project(secants.images, outward, rank)
-    slope = _tree.dot(outward, secants.gradient)
+    # Of the vector before it is divided by its length: see `insert` of the tracker.
+    coupling = vectors.T @ (per_length * _tree.project(secants.images, left, rank))
+    slope = per_length * _tree.dot(left, secants.gradient)
     # Before the first secant nothing is known: a step of the full radius.
     unknown = jnp.where(secants.stretch > 0.0, secants.stretch, jnp.abs(slope) / radius)
     corner = unknown + jnp.sum(coupling**2 * inverse)

@@ -117,6 +117,8 @@ def trace(
     log_step = [math.log(initial_step)] * n
     before = list(log_step)
     scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
+    ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
+    scale = max(scale, 0.1 * math.sqrt(sum(ranks)))
     last_search = 0
     rows = []
     for count in range(1, steps + 1):

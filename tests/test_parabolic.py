@@ -300,6 +300,35 @@ def test_parameters_that_start_at_zero_learn():
     assert loss(end) < 0.1 * loss(jnp.zeros(2))
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-4])
+def test_matrices_that_start_near_zero_have_the_scale_of_usual_ones(size):
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(4, 6)) + 0.5
+    start = size * rng.normal(size=(4, 6))
+    rows = reference.trace(lambda params: [params[0] - target], [start], 40)
+    _, steps = train(
+        po.parabolic_adam(),
+        lambda p: 0.5 * jnp.sum((p["w"] - target) ** 2),
+        {"w": jnp.asarray(start, jnp.float32)},
+        40,
+        lambda _, state: po.metrics(state)["step_size"],
+    )
+    expected = [row["step_size"][0] for row in rows]
+    np.testing.assert_allclose(steps, expected, 2e-2)
+    # 3/1000 of a tenth of the norm of four orthonormal rows, in a few steps of 24 equal entries.
+    assert 0.2 * 6e-4 < steps[8] * np.sqrt(24) < 3 * 6e-4
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (3, 3, 8, 16), (7,), ()])
+def test_usual_starts_keep_their_own_scale(shape):
+    inputs, outputs = int(np.prod(shape[:-1])), (*shape, 1)[-1]
+    # Of Glorot, LeCun, PyTorch's layers, and GPT's matrices.
+    for variance in (2 / (inputs + outputs), 1 / inputs, 1 / (3 * inputs), 0.02**2):
+        params = jnp.full(shape, variance**0.5)
+        state = po.step_multiplicative().init(params)
+        np.testing.assert_allclose(state.scale, jnp.linalg.norm(params.ravel()), 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_means_are_wide(dtype):
     state = po.parabolic_adam().init(matrix_params(dtype))

@@ -34,6 +34,9 @@ SHAPES = {
     "norm": ((WIDTH,), P()),
     "head": ((WIDTH, WORDS), P("x")),
 }
+# Lengths; the newest displacement made orthogonal to the rows, twice; its products; the slopes;
+# what is left of the gradient made orthogonal, twice; its products; the norm to start over from.
+ROUNDS_OF_ROWS = 9
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
     r"(?:-start)?\((?:.*?stack_frame_id=(\d+))?"
@@ -46,10 +49,9 @@ def measure(optimizer: optax.GradientTransformationExtraArgs) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
         for name, (shape, spec) in SHAPES.items()
     }
-    shardings = {p.shape: p.sharding for p in params.values()}
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=shardings.get(leaf.shape, NamedSharding(mesh, P()))
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec_of(leaf.shape))
         ),
         jax.eval_shape(optimizer.init, params),
     )
@@ -77,8 +79,18 @@ def measure(optimizer: optax.GradientTransformationExtraArgs) -> dict[str, Any]:
             }
             for result, kind, frame in COLLECTIVE.findall(text)
         ],
+        "rows": rows_of(state),
         "gib_per_device": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
     }
+
+
+def spec_of(shape: tuple[int, ...]) -> P:
+    """How a leaf of the state is cut: as the parameter that its shape is, or ends with."""
+    for axis in range(len(shape)):
+        for known, spec in SHAPES.values():
+            if shape[axis:] == known:
+                return P(*[None] * axis, *spec)
+    return P()
 
 
 def size(shape: str) -> int:
@@ -93,16 +105,33 @@ def files_of_frames(text: str) -> dict[str, str]:
     return {frame: names[locations[location]] for frame, location in frames}
 
 
+def rows_of(state: Any) -> int:
+    """How many vectors like the parameters are kept in one leaf; 1 where none are stacked."""
+    shapes = [shape for shape, _ in SHAPES.values()]
+    return max(
+        leaf.shape[0] if leaf.shape[1:] in shapes and leaf.shape not in shapes else 1
+        for leaf in jax.tree.leaves(state)
+    )
+
+
 def check(make: Make, output: str) -> None:
-    """Raises AssertionError where more than the statistics are communicated."""
-    collectives = json.loads(output.splitlines()[-1])["collectives"]
+    """Raises AssertionError where more than the statistics are communicated.
+
+    One all-reduce is enough for statistics that do not wait for each other. To make one vector
+    orthogonal to k others takes two passes over them, each after the last, wherever it is done:
+    where the state holds k such vectors, nine are allowed. Their length may grow like k.
+    """
+    measured = json.loads(output.splitlines()[-1])
+    collectives, rows = measured["collectives"], measured["rows"]
+    rounds = 1 if rows == 1 else ROUNDS_OF_ROWS
     ours = not make.func.__module__.startswith("optax.")
     of_base = [each for each in collectives if each["of_optax"] and ours]
     own = [each for each in collectives if each not in of_base]
     kinds = [each["kind"] for each in own]
     assert set(kinds) <= {"all-reduce"}, f"{sorted(set(kinds))} in the compiled update"
-    assert len(kinds) <= 1, f"{len(kinds)} all-reduces in the compiled update"
-    assert sum(each["numbers"] for each in own) <= 8 * len(SHAPES), "not small"
+    assert len(kinds) <= rounds, f"{len(kinds)} all-reduces in the compiled update"
+    most = max((each["numbers"] for each in own), default=0)
+    assert most <= 8 * rows * len(SHAPES), f"an all-reduce of {most} numbers"
     if of_base:
         raise NotApplicableError("optax's direction gathers; beside it, one small all-reduce")
 

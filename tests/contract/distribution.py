@@ -183,5 +183,5 @@ def two_processes(make: Make) -> None:
 
 @ROWS(slow=True)
 def eight_billion(make: Make) -> None:
-    """8 billion parameters on 512 devices: one small all-reduce and no gather is compiled"""
+    """8 billion parameters on 512 devices: one small all-reduce, or a few, and no gather"""
     compiled_update.check(make, output_of(start("compiled_update", name_of(make), devices=WORLD)))
