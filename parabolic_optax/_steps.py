@@ -95,7 +95,7 @@ def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) 
 def step_multiplicative(
     *,
     initial_step: float = 1e-6,
-    growth: float = 3.0,
+    growth: float = 6.0,
     decline: float = 1.0,
     max_rate: float = 0.05,
     brake: float = 0.1,

@@ -102,7 +102,7 @@ def trace(
     tail_power=9.0,
     tail_share=0.7,
     initial_step=1e-6,
-    growth=3.0,
+    growth=6.0,
     decline=1.0,
     max_rate=0.05,
     brake=0.1,
