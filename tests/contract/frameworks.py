@@ -226,6 +226,7 @@ def netket(make: Make) -> None:
             state = nk.vqs.FullSumState(space, nk.models.RBM(alpha=1), seed=3)
             driver = nk.driver.VMC(hamiltonian, optimizer, variational_state=state)
             driver.run(400, out=None, show_progress=False)
+            state.parameters = read_out(driver._optimizer_state, state.parameters)
             return float(state.expect(hamiltonian).mean.real)
 
         assert_no_worse_than_adam(end(make()), end(ADAM()))
