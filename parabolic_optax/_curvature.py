@@ -119,14 +119,15 @@ def estimate_uncentred(
         past = state.slope_size
         surprise = jnp.where(past > 0.0, slope / jnp.maximum(past, _TINY), 0.0)
         # At least the last two samples, so that one of them never decides alone.
-        weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
+        weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
+        weight = jnp.minimum(0.5, weight)
         fitted = UncentredMoments(
             *(
                 mean + weight * (value - mean)
                 for mean, value in zip(state, (slope, jnp.abs(slope), position), strict=True)
             )
         )
-        state = _tree.where(sample.usable, fitted, state)
+        state = _tree.where(sample.stride > 0, fitted, state)
 
         signal, _, offset = jax.vmap(uncentred_kernel)(*state)
         pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]

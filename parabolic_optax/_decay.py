@@ -129,11 +129,12 @@ def decay_outward(
             decays = np.asarray(_decaying(mask, params), np.float32)
             counted_in = jnp.asarray(np.repeat(decays, _tree.Layout.of(params, per).sizes))
         slope = jnp.sum(counted_in * sample.radial_slope)
-        weight = jnp.minimum(0.5, _tree.polynomial_weight(sample.count, memory))
+        weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
+        weight = jnp.minimum(0.5, weight)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         fitted = DecayOutwardState(mean, size, outward_kernel(mean, size, strength))
-        state = _tree.where(sample.usable & jnp.isfinite(slope), fitted, state)
+        state = _tree.where((sample.stride > 0) & jnp.isfinite(slope), fitted, state)
 
         decay = counted_in * jnp.where(sample.usable, state.decay, 0.0)
         return sample._replace(decay=decay), state

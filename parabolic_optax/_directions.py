@@ -9,8 +9,11 @@ import optax
 from parabolic_optax import _rounding, _tree
 from parabolic_optax._types import Per, Sample, link
 
-# Number of samples from which on a running mean takes in only some of them.
-_LONG = 16384
+# After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
+_DENSE = 1024
+# Largest k / 2, and the steps from which on it grows again, because the weight of one sample is
+# then so small that float32 would round most of its effect on a mean away.
+_SPARSE, _LONG = 4, 16384
 
 
 class TrackDisplacementState(NamedTuple):
@@ -151,78 +154,108 @@ def track_displacement(
         layout = _tree.Layout.of(params, per)
         count = jnp.asarray(optax.safe_increment(state.count))
 
-        anchor, averaged = _tree.widened(state.anchor), _tree.widened(state.tail)
-        displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, anchor)
-        tail, share = None, jnp.float32(0.0)
-        if tail_power is not None:
-            weight = _weight(count, tail_power)
-            # From the tail before this sample: XLA would store the one after it on the way.
-            share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
-            displacement = jax.tree.map(
-                lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
-                displacement,
-                averaged,
-                params,
-            )
-            tail = _pull(averaged, params, weight)
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
         # Negative, because Adam needs the squares as well: XLA would store them for both.
-        slope_dot, square, minus_squares = layout.inners(
-            (updates, displacement),
-            (displacement, displacement),
-            (updates, jax.tree.map(jnp.negative, updates)),
+        minus_squares = layout.inner(updates, jax.tree.map(jnp.negative, updates))
+        telling = _tree.telling(-jnp.sum(minus_squares))
+        stride = _stride(count)
+        due = telling & (jax.lax.rem(count, stride) == 0)
+
+        def look(anchor: Any, tail: Any) -> tuple[Any, ...]:
+            wide_anchor, averaged = _tree.widened(anchor), _tree.widened(tail)
+            displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, wide_anchor)
+            means, share = (_pull(wide_anchor, params, _weight(count, anchor_power)), None), 0.0
+            if tail_power is not None:
+                weight = _weight(count, tail_power)
+                # From the tail before this sample: XLA would store the one after it on the way.
+                share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
+                displacement = jax.tree.map(
+                    lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
+                    displacement,
+                    averaged,
+                    params,
+                )
+                means = (means[0], _pull(averaged, params, weight))
+            slope_dot, square, radial_slope = layout.inners(
+                (updates, displacement),
+                (displacement, displacement),
+                (updates, params if averaged is None else averaged),
+            )
+            slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
+            if mean_dtype is not None:
+                # The part of the length that rounding the means has added. It would end the search
+                # for the scale before it begins.
+                rounded = layout.inner(*_rounding.distances(params, anchor))
+                position = jnp.sqrt(jnp.maximum(square - (1.0 + share**2) * rounded, 0.0))
+                means = tuple(
+                    _rounding.rounded(mean, kept, count, mean=n)
+                    for n, (mean, kept) in enumerate(zip(means, (anchor, tail), strict=True))
+                )
+            # The loops that write have to wait for all inner products. Where they need not, XLA for
+            # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
+            # a loop that also reduces is slower than one more that only reads.
+            sums = jnp.sum(jnp.abs(slope_dot)) + jnp.sum(square) + jnp.sum(jnp.abs(radial_slope))
+            seen = jnp.isfinite(sums)
+            return seen, slope, position, radial_slope, *_tree.where(seen, means, (anchor, tail))
+
+        def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
+            nothing = jnp.zeros(layout.size, jnp.float32)
+            return ~due, nothing, nothing, nothing, anchor, tail
+
+        seen, slope, position, radial_slope, anchor, tail = _tree.branch(
+            due, look, pass_by, state.anchor, state.tail
         )
-        norm = -jnp.sum(minus_squares)
-        # The loop that writes has to wait for all inner products and not for the norm alone:
-        # where it need not, XLA for GPUs puts the other two into it, and a loop that also
-        # reduces is slower than one more that only reads.
-        finite = jnp.isfinite(norm + jnp.sum(jnp.abs(slope_dot)) + jnp.sum(square))
-        usable = finite & (norm > 0.0)
-        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        skipped = jnp.where(telling & seen, state.skipped, optax.safe_increment(state.skipped))
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
-        slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
-        if mean_dtype is not None:
-            # The part of the length that rounding the means has added. It would end the search for
-            # the scale before it begins.
-            rounded = layout.inner(*_rounding.distances(params, state.anchor))
-            position = jnp.sqrt(jnp.maximum(square - (1.0 + share**2) * rounded, 0.0))
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
 
-        direction, base_state = base.update(
-            _strong(updates), state.base, _strong(params), **extra_args
-        )
+        def go(base_state: Any) -> tuple[Any, Any]:
+            direction, base_state = base.update(
+                _strong(updates), base_state, _strong(params), **extra_args
+            )
+            return jax.tree.map(jnp.negative, direction), base_state
+
+        def stay(base_state: Any) -> tuple[Any, Any]:
+            direction, moved = jax.eval_shape(go, base_state)
+            # A base may change the types of its state in its first step.
+            return (
+                jax.tree.map(jnp.zeros_like, direction),
+                jax.tree.map(lambda s, like: jnp.asarray(s, like.dtype), base_state, moved),
+            )
+
+        update, base_state = _tree.branch(usable, go, stay, state.base)
         sample = Sample(
-            update=jax.tree.map(lambda u: jnp.where(usable, -u, 0.0), direction),
+            update=update,
             slope=slope,
             position=position,
-            # Where no link asks for it, the compiler leaves it out.
-            radial_slope=layout.inner(updates, params if averaged is None else averaged),
+            radial_slope=radial_slope,
             count=count,
+            stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
         )
-        anchor = _pull(anchor, params, _weight(count, anchor_power))
-        if mean_dtype is not None:
-            anchor = _rounding.rounded(anchor, state.anchor, count, mean=0)
-            tail = _rounding.rounded(tail, state.tail, count, mean=1)
-        moved = state._replace(base=base_state, anchor=anchor, tail=tail, count=count)
-        return sample, _tree.where(usable, moved, state)._replace(skipped=skipped)
+        count = jnp.where(usable, count, state.count)
+        return sample, TrackDisplacementState(base_state, anchor, tail, count, skipped)
 
     return link(init, update)
 
 
+def _stride(count: jax.Array) -> jax.Array:
+    """Number of steps that a sample stands for.
+
+    Odd, so that parameters that jump to and fro are met on both sides.
+    """
+    early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _LONG))
+    return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
+
+
 def _weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
-    # In a long run the weight of one sample is so small that float32 would round most of its
-    # effect away. Then every k-th sample is taken in k-fold; k is odd, so that parameters that
-    # jump to and fro are met on both sides.
-    k = 2 * jax.lax.div(count, jnp.asarray(_LONG, count.dtype)) + 1
-    share = k.astype(jnp.float32) * _tree.polynomial_weight(count, power)
-    return jnp.where(jax.lax.rem(count, k) == 0, share, 0.0)
+    return _stride(count).astype(jnp.float32) * _tree.polynomial_weight(count, power)
 
 
 def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:

@@ -17,8 +17,9 @@ _REACH = 3e-3
 # columns. Usual initialisations give them half of that or more, so nothing changes for them; and
 # it is so small that Adam's first steps stay below its usual rate.
 _LEAST_NORM = 0.1
-# Largest factor between two steps of the search. Rounding hides how far the first ones went.
-_STRIDE = 16.0
+# Largest factor between two step sizes: in the search, since rounding hides how far the first ones
+# went, and of the brake, where one sample stands for many steps.
+_JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
@@ -89,7 +90,7 @@ def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) 
       16 times the last one; all as logarithms.
     """
     aim = before + jnp.log(_REACH) - jnp.log(jnp.maximum(travelled, jnp.finfo(jnp.float32).tiny))
-    return jnp.minimum(log_step + jnp.log(_STRIDE), aim)
+    return jnp.minimum(log_step + jnp.log(_JUMP), aim)
 
 
 def step_multiplicative(
@@ -211,6 +212,9 @@ def step_multiplicative(
             jnp.minimum(max_rate, decline / count),
             jnp.where(elapsed > _BRAKE_DELAY, brake, 0.0),
         )
+        # What a sample says holds for all the steps that it stands for, of which an alarm at one is
+        # seen that seldom.
+        change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
         log_step = jnp.where(was_searching, found, state.log_step + change)
         new = MultiplicativeState(log_step, state.log_step, state.scale, search)
 
@@ -223,7 +227,7 @@ def step_multiplicative(
             # Where decay holds the weights the steps still grow, and would throw them over zero.
             shrink = layout.spread(jnp.minimum(step, _LONGEST / count) * sample.decay, params)
             moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
-        return moved, _tree.where(sample.usable, new, state)
+        return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)
 

@@ -209,6 +209,16 @@ def where(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
+def branch(condition: jax.Array, do: Any, skip: Any, *operands: Any) -> Any:
+    """`do` of the operands where the scalar condition holds, else `skip`.
+
+    Only one of them runs, except on GPUs: to branch, these would have to wait for the host.
+    """
+    if jax.default_backend() == "gpu":
+        return where(condition, do(*operands), skip(*operands))
+    return jax.lax.cond(condition, do, skip, *operands)
+
+
 def observe(updates: Any, params: Any, like: Any) -> tuple[Any, Any, jax.Array]:
     """Parameters and gradients, checked, in the types of `like`; squared norm of the latter."""
     check_match(updates, params)

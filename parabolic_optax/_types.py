@@ -34,10 +34,11 @@ class Sample(NamedTuple):
       radial_slope: inner product of the gradient and the mean that is read out, or the
         parameters where none is kept: derivative of the loss by the logarithm of the scale of
         that point, to second order, loss units; float32 of shape [n].
-      count: number of the sample, 1 for the first; int32 scalar.
+      count: number of the step, 1 for the first; those left out do not count; int32 scalar.
+      stride: number of steps that the sample stands for; 0 between samples and where it is not
+        usable, and then the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and slope
-        and position are numbers. Where not, the links keep their state and the step is zero;
-        bool scalar.
+        and position are numbers. Where not, the step is zero; bool scalar.
       decay: decoupled weight decay, in units of the base step; float32 of shape [n], or None
         where there is none.
     """
@@ -47,6 +48,7 @@ class Sample(NamedTuple):
     position: jax.Array
     radial_slope: jax.Array
     count: jax.Array
+    stride: jax.Array
     usable: jax.Array
     decay: jax.Array | None = None
 

@@ -106,6 +106,7 @@ def trace(
     decline=1.0,
     max_rate=0.05,
     brake=0.1,
+    dense=1024,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""
     params = [np.array(p, np.float64) for p in params]
@@ -123,8 +124,15 @@ def trace(
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
+        stride = 1 + 2 * max(min(count // (2 * dense), 4), count // 16384)
+        if count % stride:
+            params = [
+                p - math.exp(h) * u for p, h, u in zip(params, log_step, adam(grads), strict=True)
+            ]
+            rows.append(rows[-1] | {"params": params})
+            continue
         for i in range(n):
-            tail[i] = tail[i] + weight(count, tail_power) * (params[i] - tail[i])
+            tail[i] = tail[i] + stride * weight(count, tail_power) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
         samples = [displacement(*gpa) for gpa in zip(grads, points, anchor, strict=True)]
         if count == 1:
@@ -132,14 +140,14 @@ def trace(
         samples.append(whole([s for s, _ in samples], [x for _, x in samples]))
         updates = adam(grads)
         for i in range(n):
-            anchor[i] = anchor[i] + weight(count, anchor_power) * (params[i] - anchor[i])
+            anchor[i] = anchor[i] + stride * weight(count, anchor_power) * (params[i] - anchor[i])
 
         surprise = [0.0] * (n + 1)
         signal, offset = [0.0] * (n + 1), [0.0] * (n + 1)
         for i, (s, x) in enumerate(samples):
             if mean_size[i] > 0.0:
                 surprise[i] = s / mean_size[i]
-            w = min(0.5, weight(count, memory))
+            w = min(0.5, stride * weight(count, memory))
             mean_s[i] += w * (s - mean_s[i])
             mean_size[i] += w * (abs(s) - mean_size[i])
             mean_x[i] += w * (x - mean_x[i])
@@ -164,13 +172,14 @@ def trace(
                     found = min(found, log_step[i])
                 log_step[i] = found
             else:
-                log_step[i] += multiplicative(
+                change = multiplicative(
                     drive,
                     max(surprise[i], surprise[n]),
                     min(max_rate, growth / elapsed),
                     min(max_rate, decline / count),
                     brake if elapsed > BRAKE_DELAY else 0.0,
                 )
+                log_step[i] += max(stride * change, -math.log(16.0))
         before = moving
         rows.append(
             {

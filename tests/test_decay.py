@@ -111,6 +111,7 @@ def test_the_step_that_decay_goes_by_is_limited(count, limited):
         position=jnp.zeros(1),
         radial_slope=jnp.zeros(1),
         count=jnp.int32(count),
+        stride=jnp.float32(1.0),
         usable=jnp.array(True),
         decay=jnp.array([0.15]),
     )

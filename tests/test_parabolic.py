@@ -8,6 +8,7 @@ import reference
 from problems import OPTIMIZERS, matrix_loss, matrix_params, train
 
 import parabolic_optax as po
+from parabolic_optax import _directions
 
 CURVATURES = [np.array([1.0, 40.0, 300.0]), np.array([[0.1, 5.0], [20.0, 0.5]])]
 CENTRES = [np.array([3.0, -1.0, 0.5]), np.array([[-2.0, 4.0], [1.0, 7.0]])]
@@ -34,14 +35,17 @@ def links(base, *, per="tensor", pooling=0.5):
     )
 
 
-def test_golden_trace():
+# With 10, every sample until step 19, then every third, and from step 40 on every fifth.
+@pytest.mark.parametrize("dense", [1024, 10])
+def test_golden_trace(monkeypatch, dense):
+    monkeypatch.setattr(_directions, "_DENSE", dense)
     steps = 60
 
     def grad(params):
         return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
 
     # From 1e-6, float32 would round a tenth of the first displacement away.
-    rows = reference.trace(grad, START, steps, initial_step=1e-4)
+    rows = reference.trace(grad, START, steps, initial_step=1e-4, dense=dense)
     _, (params, readings, tail) = train(
         po.parabolic_adam(initial_step=1e-4),
         quadratic,
@@ -111,6 +115,7 @@ def test_turning_the_slopes_round_turns_the_signal_round():
                 position=jnp.asarray(positions[t], jnp.float32),
                 radial_slope=jnp.zeros(2),
                 count=jnp.int32(t + 1),
+                stride=jnp.float32(1.0),
                 usable=jnp.array(True),
             )
             parabola, state = estimator.update(sample, state)
@@ -357,6 +362,26 @@ def test_odd_trees_at_every_granularity(params, per):
     assert jax.tree.structure(po.eval_params(state, params)) == jax.tree.structure(params)
 
 
+def test_a_long_run_is_sampled_ever_more_rarely():
+    optimizer = po.parabolic_adamw()
+    params = {"w": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+
+    def step(state, _):
+        updates, after = optimizer.update({"w": jnp.array([-0.5, 1.0])}, state, params)
+        tracker, others = after[0], (after[0].anchor, after[0].tail, after[1:])
+        kept = jax.tree.map(jnp.array_equal, others, (state[0].anchor, state[0].tail, state[1:]))
+        still = jnp.all(jnp.array(jax.tree.leaves(kept)))
+        return after, (tracker.count, still, jnp.linalg.norm(updates["w"]))
+
+    state = (state[0]._replace(count=jnp.int32(9_000)), *state[1:])
+    _, (counts, still, moved) = jax.lax.scan(step, state, None, 1_000)
+    assert counts[-1] == 10_000
+    assert jnp.all(moved > 0.0)
+    # One in nine from 8 times 1,024 on; the steps between leave all statistics alone.
+    assert jnp.all(still == (counts % 9 != 0))
+
+
 def test_averages_follow_in_a_long_run():
     # The weight of one sample among 100,000 is below the resolution of float32.
     optimizer = po.parabolic_sgd()
@@ -387,3 +412,29 @@ def test_parameters_without_a_finite_distance_are_skipped(broken):
     expected, _ = optimizer.update(grads, state, params)
     goes_on, _ = optimizer.update(grads, skipped, params)
     assert all(jnp.array_equal(goes_on[name], expected[name]) for name in expected)
+
+
+def test_gpus_do_not_branch(monkeypatch):
+    # To branch they would have to wait for the host.
+    optimizer = po.parabolic_adamw()
+    params = {"w": jnp.array([[1.0, 0.5], [-2.0, 3.0]])}
+
+    def run(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+        def step(carry, t):
+            params, state = carry
+            grads = jax.tree.map(lambda p: p - jnp.where(t == 7, jnp.nan, 0.3), params)
+            updates, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        state = optimizer.init(params)
+        state = (state[0]._replace(count=jnp.int32(2_040)), *state[1:])
+        one = str(jax.make_jaxpr(step)((params, state), 0))
+        return one.count("cond["), jax.lax.scan(step, (params, state), jnp.arange(30))[0]
+
+    (branches, one), (none, other) = run("cpu"), run("gpu")
+    assert branches == 2
+    assert none == 0
+    assert po.metrics(one[1])["skipped"] == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), one, other)
