@@ -160,7 +160,8 @@ plt.show()
 # ## What is sent
 #
 # The program that was compiled for the update says what it sends between devices: the slopes of
-# all tensors in one piece. The gradients' own sum over `data` belongs to the training step,
+# all tensors in one piece or, in the steps of a long run that take no sample, the squares of the
+# gradients alone. The gradients' own sum over `data` belongs to the training step,
 # whatever the optimizer.
 
 

@@ -23,7 +23,7 @@ class TrackDisplacementState(NamedTuple):
       base: state of the base direction.
       anchor: slow running mean of the parameters, the origin of the positions.
       tail: running mean of the recent parameters for evaluation; None where not kept.
-      count: number of samples taken, int32 scalar.
+      count: number of steps taken, int32 scalar.
       skipped: number of steps whose gradient was zero, or it or the displacement not finite;
         int32 scalar.
     """
@@ -82,6 +82,13 @@ def track_displacement(
     Both means are polynomial-decay averages: they look back over a fixed fraction, about
     :math:`1/(p+1)`, of the run so far, whatever the horizon. Positions are read
     from ``params``, so whatever stands further down the chain is seen by the model.
+
+    The longer the run, the less a single step tells about it. Every step is a sample until step
+    2,047, then every third until step 4,095, and so on until every ninth from step 8,192 on. A
+    sample stands for the steps since the last one, in the means as well; the steps between cost
+    little more than the base's. (From step 81,920 on samples become rarer still, since float32
+    would round their weight away.) On GPUs, which cannot branch without the host, the steps
+    between cost as much as the samples.
 
     Args:
       base: any optax direction that points like the gradient, such as
@@ -158,10 +165,9 @@ def track_displacement(
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
         # Negative, because Adam needs the squares as well: XLA would store them for both.
-        minus_squares = layout.inner(updates, jax.tree.map(jnp.negative, updates))
-        telling = _tree.telling(-jnp.sum(minus_squares))
+        squares = (updates, jax.tree.map(jnp.negative, updates))
         stride = _stride(count)
-        due = telling & (jax.lax.rem(count, stride) == 0)
+        due = jax.lax.rem(count, stride) == 0
 
         def look(anchor: Any, tail: Any) -> tuple[Any, ...]:
             wide_anchor, averaged = _tree.widened(anchor), _tree.widened(tail)
@@ -178,10 +184,11 @@ def track_displacement(
                     params,
                 )
                 means = (means[0], _pull(averaged, params, weight))
-            slope_dot, square, radial_slope = layout.inners(
+            slope_dot, square, radial_slope, minus_squares = layout.inners(
                 (updates, displacement),
                 (displacement, displacement),
                 (updates, params if averaged is None else averaged),
+                squares,
             )
             slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
             if mean_dtype is not None:
@@ -197,17 +204,20 @@ def track_displacement(
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
             sums = jnp.sum(jnp.abs(slope_dot)) + jnp.sum(square) + jnp.sum(jnp.abs(radial_slope))
-            seen = jnp.isfinite(sums)
-            return seen, slope, position, radial_slope, *_tree.where(seen, means, (anchor, tail))
+            usable = _tree.telling(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
+            anchor, tail = _tree.where(usable, means, (anchor, tail))
+            return usable, slope, position, radial_slope, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
-            nothing = jnp.zeros(layout.size, jnp.float32)
-            return ~due, nothing, nothing, nothing, anchor, tail
+            minus_squares = layout.inner(*squares)
+            nothing = jnp.zeros_like(minus_squares)
+            usable = _tree.telling(-jnp.sum(minus_squares))
+            return usable, nothing, nothing, nothing, anchor, tail
 
-        seen, slope, position, radial_slope, anchor, tail = _tree.branch(
+        usable, slope, position, radial_slope, anchor, tail = _tree.branch(
             due, look, pass_by, state.anchor, state.tail
         )
-        skipped = jnp.where(telling & seen, state.skipped, optax.safe_increment(state.skipped))
+        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped

@@ -24,7 +24,7 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       Scalars ``step_size`` (geometric mean over the parabolas), ``curvature`` (loss units
       per squared parameter unit), ``offset`` (signed distance to the extremum, parameter
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
-      parameters came) of the displacement of all parameters together, ``count`` (samples
+      parameters came) of the displacement of all parameters together, ``count`` (steps
       taken) and ``skipped`` (steps with a gradient that was zero or not finite); and the same
       four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
       :func:`decay_outward` also ``weight_decay``, units of the base step. For

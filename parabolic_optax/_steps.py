@@ -112,7 +112,8 @@ def step_multiplicative(
         - c \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
 
     with :math:`\phi` the signal, :math:`z` the surprise, rates
-    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down. The
+    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down. A
+    sample that stands for k steps changes it k-fold, at most by a factor of 16 downwards. The
     rate of decrease stays below the rate at which the anchor forgets, so that the step
     size cannot collapse while old displacements still count.
 

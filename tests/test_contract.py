@@ -46,11 +46,11 @@ def test_stored_record_is_of_these_rows_and_holds_no_failure_of_ours():
     ("kind", "numbers", "rounds", "rows", "message"),
     [
         ("all-gather", 4096, 1, 1, "all-gather"),
-        ("all-reduce", 27, 2, 1, "2 all-reduces"),
-        ("all-reduce", 90, 10, 10, "10 all-reduces"),
+        ("all-reduce", 36, 3, 1, "3 all-reduces"),
+        ("all-reduce", 90, 12, 10, "12 all-reduces"),
         ("all-reduce", 4096, 9, 10, "4096 numbers"),
-        ("all-reduce", 27, 1, 1, None),
-        ("all-reduce", 90, 9, 10, None),
+        ("all-reduce", 36, 2, 1, None),
+        ("all-reduce", 90, 11, 10, None),
     ],
 )
 def test_the_row_on_8_billion_parameters_can_fail(kind, numbers, rounds, rows, message):
