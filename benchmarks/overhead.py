@@ -152,7 +152,9 @@ class Program:
         params = jax.tree.map(jnp.copy, case.params)
         state = jax.jit(optimizer.init)(params)
         if method.endswith(LATE):
-            state = optax.tree_utils.tree_set(state, count=jnp.int32(10_000))
+            # A copy, because a state that holds an array twice cannot be donated.
+            late = optax.tree_utils.tree_set(state, count=jnp.int32(10_000))
+            state = jax.tree.map(jnp.copy, late)
         self._arguments: Any = (params, state)
         self._data = case.data
         jitted = jax.jit(step, donate_argnums=(0, 1))

@@ -164,8 +164,10 @@ def track_displacement(
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
         # of zero says nothing about the step size, and Muon would go on at full length.
-        # Negative, because Adam needs the squares as well: XLA would store them for both.
-        squares = (updates, jax.tree.map(jnp.negative, updates))
+        def squares() -> tuple[Any, Any]:
+            # Negative, because Adam needs the squares as well: XLA would store them for both.
+            return updates, jax.tree.map(jnp.negative, updates)
+
         stride = _stride(count)
         due = jax.lax.rem(count, stride) == 0
 
@@ -188,7 +190,7 @@ def track_displacement(
                 (updates, displacement),
                 (displacement, displacement),
                 (updates, params if averaged is None else averaged),
-                squares,
+                squares(),
             )
             slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
             if mean_dtype is not None:
@@ -209,7 +211,7 @@ def track_displacement(
             return usable, slope, position, radial_slope, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
-            minus_squares = layout.inner(*squares)
+            minus_squares = layout.inner(*squares())
             nothing = jnp.zeros_like(minus_squares)
             usable = _tree.telling(-jnp.sum(minus_squares))
             return usable, nothing, nothing, nothing, anchor, tail
