@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import matrix_loss, matrix_params, train
+from problems import enable_x64, matrix_loss, matrix_params, train
 
 import parabolic_optax as po
 
@@ -43,10 +43,13 @@ def test_gate_stays_open_on_exact_gradients_also_at_convergence():
 
 
 def test_first_step_is_a_probe_and_the_rest_is_the_chain_alone():
-    _, gated = train(po.ogr(2), bowl, START, 21, lambda params, _: params)
-    _, alone = train(po.ogr(2, base=None), bowl, START, 20, lambda params, _: params)
+    # Two programs round differently, and in float32 the steps make much of that.
+    with enable_x64(True):
+        start = START.astype(jnp.float64)
+        _, gated = train(po.ogr(2), bowl, start, 21, lambda params, _: params)
+        _, alone = train(po.ogr(2, base=None), bowl, start, 20, lambda params, _: params)
     np.testing.assert_array_equal(gated[0], START)
-    np.testing.assert_allclose(gated[1:], alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gated[1:], alone, rtol=1e-9, atol=1e-9)
 
 
 def test_noise_closes_the_gate_and_the_base_carries_on():
