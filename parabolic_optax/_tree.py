@@ -214,6 +214,9 @@ def branch(condition: jax.Array, do: Any, skip: Any, *operands: Any) -> Any:
 
     Only one of them runs, except on GPUs: to branch, these would have to wait for the host.
     """
+    if not isinstance(condition, jax.core.Tracer):
+        # Outside of jit a cond would be compiled anew in every step.
+        return do(*operands) if condition else skip(*operands)
     if jax.default_backend() == "gpu":
         return where(condition, do(*operands), skip(*operands))
     return jax.lax.cond(condition, do, skip, *operands)
