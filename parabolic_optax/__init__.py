@@ -38,7 +38,7 @@ together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
   :func:`decay_outward` where wanted, :func:`estimate_uncentred`, :func:`flip_saddles`,
-  :func:`step_multiplicative`;
+  :func:`step_multiplicative`; its base direction can be made :func:`cautious`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
 - any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`
@@ -46,6 +46,7 @@ together, by the records that they pass:
   :func:`estimate_exact`; :func:`flip_spectrum`; :func:`step_newton`.
 """
 
+from parabolic_optax._cautious import cautious
 from parabolic_optax._coordinates import ogr_diagonal
 from parabolic_optax._curvature import estimate_uncentred
 from parabolic_optax._decay import decay_outward
@@ -78,6 +79,7 @@ __all__ = [
     "Sample",
     "Secants",
     "Span",
+    "cautious",
     "decay_outward",
     "estimate_centred",
     "estimate_exact",

@@ -51,7 +51,7 @@ def outward_kernel(
 
 
 def decay_outward(
-    strength: float | jax.Array = 0.15,
+    strength: float | jax.Array = 0.25,
     mask: Any | Callable[[Any], Any] | None = None,
     *,
     memory: float = 29.0,
@@ -76,10 +76,15 @@ def decay_outward(
     both. The means look back over a fixed fraction of the run. The step rule takes the decay in
     and limits it, since where it holds the weights the steps still grow.
 
+    Only matrices decay and are counted in :math:`r` unless a mask says otherwise: leaves of two
+    axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
+    little by heart, and their decay is what costs a network that is still learning.
+
     Args:
       strength: :math:`\omega_0`, in units of the base step, at least 0.
-      mask: which leaves decay, a tree of bools or a function of the parameters; the slope is
-        taken along these alone.
+      mask: which leaves decay, a tree of bools (True alone for all) or a function of the
+        parameters; the slope is taken along these alone. None takes the matrices; with
+        ``per="global"`` all leaves, since there is one slope of all parameters then.
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of the
         run.
       per: granularity of the parabolas; the same as the tracker's.
@@ -100,15 +105,16 @@ def decay_outward(
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
       >>> links = optax.chain(po.track_displacement(optax.identity()), po.decay_outward())
-      >>> params = jnp.array([2.0, -1.0])
-      >>> outward, _ = links.update(jnp.array([-1.0, 0.5]), links.init(params), params)
-      >>> across, _ = links.update(jnp.array([0.5, 1.0]), links.init(params), params)
+      >>> params = jnp.array([[2.0, -1.0]])
+      >>> outward, _ = links.update(jnp.array([[-1.0, 0.5]]), links.init(params), params)
+      >>> across, _ = links.update(jnp.array([[0.5, 1.0]]), links.init(params), params)
       >>> print(outward.decay, across.decay)
-      [0.15] [0.]
+      [0.25] [0.]
     """
     _tree.check_range("strength", strength, 0.0)
     _tree.check_range("memory", memory, 0.0)
-    if mask is not None and isinstance(per, str) and per == "global":
+    whole = isinstance(per, str) and per == "global"
+    if mask is not None and whole:
         raise ValueError(
             "with per='global' there is one slope of all parameters, and none of those that a"
             " mask chooses: leave out the mask, use another per, or decay by a given number."
@@ -125,9 +131,10 @@ def decay_outward(
         del extra_args
         sample = updates
         counted_in = jnp.ones_like(sample.radial_slope)
-        if mask is not None:
-            decays = np.asarray(_decaying(mask, params), np.float32)
-            counted_in = jnp.asarray(np.repeat(decays, _tree.Layout.of(params, per).sizes))
+        if not whole:
+            layout = _tree.Layout.of(params, per)
+            decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
+            counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
         slope = jnp.sum(counted_in * sample.radial_slope)
         weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
         weight = jnp.minimum(0.5, weight)
@@ -140,6 +147,14 @@ def decay_outward(
         return sample._replace(decay=decay), state
 
     return link(init, update)
+
+
+def _matrices(params: Any, layout: _tree.Layout) -> list[bool]:
+    """Whether each leaf, or each of its slices, has two axes or more."""
+    return [
+        leaf.ndim - (axis is not None) >= 2
+        for leaf, axis in zip(jax.tree.leaves(params), layout.axes, strict=True)
+    ]
 
 
 def _decaying(mask: Any, params: Any) -> list[bool]:

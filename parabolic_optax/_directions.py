@@ -127,11 +127,7 @@ def track_displacement(
       >>> print(sample.slope, sample.position.round(2))
       [-2.] [2.81]
     """
-    if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
-        raise TypeError(
-            "base must be an optax gradient transformation, such as optax.scale_by_adam();"
-            f" got {base!r}."
-        )
+    _tree.check_direction(base)
     _tree.check_range("anchor_power", anchor_power, 0.0)
     if tail_power is not None:
         _tree.check_range("tail_power", tail_power, 0.0)

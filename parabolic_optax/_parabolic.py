@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from parabolic_optax import _curvature, _decay, _directions, _saddle, _steps, _tree
+from parabolic_optax import _cautious, _curvature, _decay, _directions, _saddle, _steps, _tree
 from parabolic_optax._types import Per
+
+# Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
+# raw gradients do not come back in time from where a valley is steep.
+_ADAM_RATE = 0.07
 
 
 def parabolic(
@@ -19,6 +23,7 @@ def parabolic(
     per: Per = "tensor",
     pooling: float = 1.0,
     initial_step: float = 1e-6,
+    max_rate: float = 0.05,
     tail_power: float | None = 9.0,
     decay: optax.GradientTransformation | None = None,
     mean_dtype: Any = None,
@@ -57,6 +62,8 @@ def parabolic(
         scale does not depend on the gradient's, such as Adam's and Muon's. Raw gradients
         differ in scale from tensor to tensor and want less; :func:`parabolic_sgd` takes 0.75.
       initial_step: step size of the first step, before the search for the scale.
+      max_rate: largest growth of the logarithm of the step size in a step. Adam's directions bear
+        0.07, which :func:`parabolic_adam` and :func:`parabolic_adamw` take.
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
@@ -102,7 +109,7 @@ def parabolic(
         *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
-        _steps.step_multiplicative(initial_step=initial_step, per=per),
+        _steps.step_multiplicative(initial_step=initial_step, max_rate=max_rate, per=per),
         optax.scale_by_learning_rate(learning_rate, flip_sign=False),
     )
 
@@ -164,6 +171,7 @@ def parabolic_adam(
         learning_rate,
         per=per,
         initial_step=initial_step,
+        max_rate=_ADAM_RATE,
         tail_power=tail_power,
         mean_dtype=mean_dtype,
     )
@@ -182,12 +190,14 @@ def parabolic_adamw(
     tail_power: float | None = 9.0,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam with decoupled weight decay, without a learning rate.
+    r"""Adam with decoupled weight decay, without a learning rate: the one to take first.
 
-    The step is :math:`-\eta (\hat m / (\sqrt{\hat v} + \epsilon) + \omega \theta)`: the
+    The step is :math:`-\eta (u + \omega \theta)`, with
+    :math:`u = \hat m / (\sqrt{\hat v} + \epsilon)` where it agrees with the gradient, and 0 in the
+    coordinates whose extremum lies behind (:func:`cautious`). The
     decay scales with the step size that the model finds, as it scales with the learning
     rate in ``optax.adamw``. By default :math:`\omega` is found as well, by
-    :func:`decay_outward`: up to 0.15 while the loss drives the weights outward, and nothing
+    :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
     where it has a minimum. The slopes are those of the loss alone. State and traffic are those
     of :func:`parabolic_adam`; a decay that is found adds three numbers and one more inner product.
 
@@ -197,7 +207,8 @@ def parabolic_adamw(
       b2: decay of Adam's mean of squared gradients.
       eps: added to the root of the latter, gradient units.
       weight_decay: :math:`\omega`, constant as in ``optax.adamw``; None lets it be found.
-      mask: which leaves decay, a tree of bools or a function of the parameters.
+      mask: which leaves decay, a tree of bools or a function of the parameters. By default all
+        of them do by a given number, as in ``optax.adamw``, and matrices by one that is found.
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -211,7 +222,8 @@ def parabolic_adamw(
       ValueError: as :func:`parabolic` does.
 
     Source:
-      Loshchilov and Hutter, arXiv:1711.05101, for the direction; this package for its length.
+      Loshchilov and Hutter, arXiv:1711.05101, and Liang et al., arXiv:2411.16085, for the
+      direction; this package for its length.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
@@ -223,7 +235,7 @@ def parabolic_adamw(
       >>> print(jnp.sign(updates["w"]), jnp.sign(updates["b"]))
       [-1.  1.] 1.0
     """
-    base, decay = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), None
+    base, decay = _cautious.cautious(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)), None
     if weight_decay is None:
         decay = _decay.decay_outward(mask=mask, per=per)
     else:
@@ -233,6 +245,7 @@ def parabolic_adamw(
         learning_rate,
         per=per,
         initial_step=initial_step,
+        max_rate=_ADAM_RATE,
         tail_power=tail_power,
         decay=decay,
         mean_dtype=mean_dtype,

@@ -279,6 +279,15 @@ def check_range(name: str, value: Any, low: float, high: float = math.inf) -> No
         raise TypeError(f"{name} must be a number, got {value!r}.")
 
 
+def check_direction(base: Any) -> None:
+    """Raises TypeError for a base that is not a gradient transformation."""
+    if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
+        raise TypeError(
+            "base must be an optax gradient transformation, such as optax.scale_by_adam();"
+            f" got {base!r}."
+        )
+
+
 def check_floating(params: Any) -> None:
     """Raises TypeError for a parameter that is not of floating type."""
     for name, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):

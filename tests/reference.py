@@ -217,3 +217,12 @@ def dice(size, leaf, mean, count):
     """16 bits per entry: a hash of place, leaf and mean, plus count golden sections of 2^32."""
     seed = scatter((leaf + mean * 2**16) % 2**32)
     return [(scatter(place ^ seed) + count * 0x9E3779B9) % 2**32 >> 16 for place in range(size)]
+
+
+def agreeing(direction, gradient):
+    """A direction without the coordinates along which the loss rises."""
+    kept = []
+    for u, g in zip(direction, gradient, strict=True):
+        rises = (u > 0 and g < 0) or (u < 0 and g > 0)
+        kept.append(0.0 if rises else u)
+    return np.array(kept, np.float32)

@@ -64,8 +64,8 @@ def bowl(params, key):
 def test_weights_that_grow_without_end_are_held_the_more_the_stronger():
     start = jnp.array([0.3, -0.1, 0.2])
     norm = float("inf")
-    for strength in (0.0, 0.15, 0.6):
-        optimizer = po.parabolic(optax.scale_by_adam(), decay=po.decay_outward(strength))
+    for strength in (0.0, 0.25, 1.0):
+        optimizer = po.parabolic(optax.scale_by_adam(), decay=po.decay_outward(strength, mask=True))
         held, state, decays = train(optimizer, separable, start)
         assert jnp.linalg.norm(held) < 0.96 * norm
         norm = jnp.linalg.norm(held)
@@ -76,8 +76,8 @@ def test_weights_that_grow_without_end_are_held_the_more_the_stronger():
 def test_a_minimum_is_not_moved():
     start = jnp.array([0.3, -0.1, 0.2])
     free, free_state, _ = train(po.parabolic_adam(), bowl, start)
-    held, state, decays = train(po.parabolic_adamw(), bowl, start)
-    constant, constant_state, _ = train(po.parabolic_adamw(weight_decay=0.15), bowl, start)
+    held, state, decays = train(po.parabolic_adamw(mask=True), bowl, start)
+    constant, constant_state, _ = train(po.parabolic_adamw(weight_decay=0.25), bowl, start)
     minimum = jnp.array([2.0, -1.0, 4.0])
 
     def miss(state, params):
@@ -99,7 +99,22 @@ def test_only_masked_leaves_decay_and_count():
     for mask in ({"b": False, "w": True}, lambda tree: {"b": False, "w": True}):
         chain = links(mask=mask)
         sample, _ = chain.update(grads, chain.init(params), params)
-        np.testing.assert_allclose(sample.decay, [0.0, 0.15])
+        np.testing.assert_allclose(sample.decay, [0.0, 0.25])
+
+
+def test_matrices_decay_and_count_by_default():
+    params = {"b": jnp.array([5.0]), "w": jnp.array([[2.0, -1.0]])}
+    grads = {"b": jnp.array([30.0]), "w": jnp.array([[-1.0, 0.5]])}
+    chain = links()
+    sample, _ = chain.update(grads, chain.init(params), params)
+    np.testing.assert_allclose(sample.decay, [0.0, 0.25])
+
+
+def test_slices_of_a_stack_are_matrices_by_their_own_axes():
+    params = {"b": jnp.array([[5.0], [6.0]]), "w": jnp.array([[[2.0, -1.0]], [[1.0, 3.0]]])}
+    chain = links(per={"b": 0, "w": 0})
+    sample, _ = chain.update(jax.tree.map(jnp.negative, params), chain.init(params), params)
+    np.testing.assert_allclose(sample.decay, [0.0, 0.0, 0.25, 0.25])
 
 
 @pytest.mark.parametrize(("count", "limited"), [(2, 1.0), (70, 0.1)])
@@ -144,12 +159,12 @@ def test_one_parabola_for_all_counts_every_leaf():
     grads = {"w": jnp.array([-1.0, 0.5]), "b": jnp.array([-3.0])}
     chain = links(per="global")
     sample, _ = chain.update(grads, chain.init(params), params)
-    np.testing.assert_allclose(sample.decay, [0.15])
+    np.testing.assert_allclose(sample.decay, [0.25])
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
     params = jnp.array([2.0, -1.0])
-    chain = links()
+    chain = links(mask=True)
     _, state = chain.update(jnp.array([-1.0, 0.5]), chain.init(params), params)
     sample, after = chain.update(jnp.array([jnp.nan, 0.5]), state, params)
     np.testing.assert_array_equal(sample.decay, [0.0])
@@ -157,7 +172,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_reset_forgets():
-    _, state, _ = train(po.parabolic_adamw(), separable, jnp.array([0.3, -0.1, 0.2]), 100)
+    _, state, _ = train(po.parabolic_adamw(mask=True), separable, jnp.array([0.3, -0.1, 0.2]), 100)
     assert po.metrics(state)["weight_decay"] > 0.0
     assert po.metrics(po.reset(state))["weight_decay"] == 0.0
 
