@@ -68,7 +68,7 @@ def decay_outward(
 
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
-      \theta \leftarrow \theta - \eta u - \min(\eta, 7/t)\,\omega\,\theta, \quad
+      \theta \leftarrow \theta - \eta u - \min(\eta, 4/t)\,\omega\,\theta, \quad
       \omega = \omega_0 \, \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right)
 
     while on a problem with a minimum, such as a convex regression or a physics-informed

@@ -24,8 +24,9 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
-# Longest step, times t, that weight decay goes by: it may shrink parameters like a power of t.
-_LONGEST = 7.0
+# Longest step, times t, that weight decay goes by: with the strongest decay that is found, 1/4,
+# parameters may shrink like 1/t.
+_LONGEST = 4.0
 
 
 class MultiplicativeState(NamedTuple):

@@ -117,7 +117,7 @@ def test_slices_of_a_stack_are_matrices_by_their_own_axes():
     np.testing.assert_allclose(sample.decay, [0.0, 0.0, 0.25, 0.25])
 
 
-@pytest.mark.parametrize(("count", "limited"), [(2, 1.0), (70, 0.1)])
+@pytest.mark.parametrize(("count", "limited"), [(2, 1.0), (40, 0.1)])
 def test_the_step_that_decay_goes_by_is_limited(count, limited):
     params = jnp.array([2.0, -4.0])
     sample = po.Sample(
