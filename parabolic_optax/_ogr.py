@@ -40,7 +40,7 @@ def ogr(
     :func:`step_trust_region`, whose docstrings hold the details.
 
     With minibatches gradient changes are mostly noise. The tracker measures it, by a step
-    of length zero at samples 16, 64, 128, 256 and so on; while noise makes more than 4 % of
+    of length zero at samples 8, 64, 128, 256 and so on; while noise makes more than 4 % of
     the squared gradient changes, the steps are those of ``parabolic(base)``.
 
     Args:

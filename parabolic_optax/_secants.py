@@ -13,9 +13,9 @@ from parabolic_optax._types import Secants, link
 _TOLERATED_NOISE = 0.04
 # Weight of the newest step in the doubt that moves the gate.
 _DOUBT_WEIGHT = 0.2
-# Sample of the first probe. Easy problems are over before it; under noise a few steps inside
+# Sample of the first probe. Easy problems are over before it; under noise seven steps inside
 # the trust radius do no harm.
-_FIRST_PROBE = 16
+_FIRST_PROBE = 8
 # The second probe; later ones follow at twice the number of samples.
 _SECOND_PROBE = 64
 _NEVER = jnp.iinfo(jnp.int32).max
@@ -244,7 +244,7 @@ def track_secants(
 
     Noise is measured by probes: a step of length zero gives a second gradient at the same
     point, and the difference of the two is noise and nothing else. It is exactly zero for a
-    deterministic loss. Probes are at samples 16, 64, 128, 256 and so on.
+    deterministic loss. Probes are at samples 8, 64, 128, 256 and so on.
     The record is marked unreliable while the squared noise is more than 4 % of |y|^2.
 
     Args:
