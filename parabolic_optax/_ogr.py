@@ -26,7 +26,7 @@ def ogr(
     rank: int = 10,
     base: optax.GradientTransformation | None = _ADAM,
     *,
-    initial_radius: float = 0.1,
+    initial_radius: float = 1.5,
     damping: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Saddle-free Newton steps in a few directions; falls back to a base under noise.
@@ -40,14 +40,15 @@ def ogr(
     :func:`step_trust_region`, whose docstrings hold the details.
 
     With minibatches gradient changes are mostly noise. The tracker measures it, by a step
-    of length zero at samples 1, 64, 128, 256 and so on; while noise makes more than 4 % of
+    of length zero at samples 8, 64, 128, 256 and so on; while noise makes more than 4 % of
     the squared gradient changes, the steps are those of ``parabolic(base)``.
 
     Args:
       rank: k, number of directions; static.
       base: direction of the fallback, as in :func:`parabolic`. None keeps none, and never
         probes: for gradients that are known to be exact.
-      initial_radius: length of the first step, in units of the length of the parameters.
+      initial_radius: length of the first step, in units of the root mean square of the
+        parameters; of 1 where they are 0.
       damping: how much the measured asymmetry of the Hessian shortens the steps.
 
     Returns:

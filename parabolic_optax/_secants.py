@@ -13,6 +13,9 @@ from parabolic_optax._types import Secants, link
 _TOLERATED_NOISE = 0.04
 # Weight of the newest step in the doubt that moves the gate.
 _DOUBT_WEIGHT = 0.2
+# Sample of the first probe. Easy problems are over before it; under noise seven steps inside
+# the trust radius do no harm.
+_FIRST_PROBE = 8
 # The second probe; later ones follow at twice the number of samples.
 _SECOND_PROBE = 64
 _NEVER = jnp.iinfo(jnp.int32).max
@@ -101,7 +104,8 @@ class TrackSecantsState(NamedTuple):
     def restart(self) -> "TrackSecantsState":
         rank = self.pairs.frame.shape[0]
         zero = jnp.zeros_like(self.count)
-        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero, next_probe=zero + 1)
+        first = zero + _FIRST_PROBE
+        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero, next_probe=first)
 
     @property
     def reliable(self) -> jax.Array:
@@ -240,7 +244,7 @@ def track_secants(
 
     Noise is measured by probes: a step of length zero gives a second gradient at the same
     point, and the difference of the two is noise and nothing else. It is exactly zero for a
-    deterministic loss. The first sample is a probe, and then number 64, 128, 256 and so on.
+    deterministic loss. Probes are at samples 8, 64, 128, 256 and so on.
     The record is marked unreliable while the squared noise is more than 4 % of |y|^2.
 
     Args:
@@ -284,7 +288,7 @@ def track_secants(
             gradient=jax.tree.map(jnp.zeros_like, base),
             stretch=jnp.zeros([], _tree.real_type(base)),
             probing=jnp.array(False),
-            next_probe=jnp.full([], 1 if probe else _NEVER, jnp.int32),
+            next_probe=jnp.full([], _FIRST_PROBE if probe else _NEVER, jnp.int32),
             noise=jnp.zeros([], _tree.real_type(base)),
             doubt=jnp.zeros([], _tree.real_type(base)),
             count=zero + 0,
@@ -384,9 +388,10 @@ def _assess(
     """Noise and doubt after a sample, from |g - g_b|^2, |g|^2 and the length of the step."""
     still = moved == 0.0
     measured = state.probing & still
+    first = state.count < _SECOND_PROBE
     noise = jnp.where(measured, rise, state.noise)
-    # Before there is a secant to compare with, the noise is compared with the gradient.
+    # A probe has no gradient change to compare the noise with; the first one takes the gradient.
     reference = jnp.where(measured, square, rise)
     fraction = jnp.where(noise > 0.0, noise / jnp.where(reference > 0.0, reference, 1.0), 0.0)
-    weight = jnp.where(measured & (state.count <= 1), 1.0, jnp.where(still, 0.0, _DOUBT_WEIGHT))
+    weight = jnp.where(measured & first, 1.0, jnp.where(still, 0.0, _DOUBT_WEIGHT))
     return noise, state.doubt + weight * (fraction - state.doubt)

@@ -175,6 +175,11 @@ def real_type(tree: Any) -> Any:
     return jnp.result_type(jnp.float32, *types)
 
 
+def count(tree: Any) -> int:
+    """Number of entries of all leaves."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def dot(a: Any, b: Any) -> jax.Array:
     """Real inner product of two trees of wide leaves; scalar."""
     return project(jax.tree.map(lambda x: x[None], a), b, 1)[0]

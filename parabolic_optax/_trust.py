@@ -1,5 +1,6 @@
 """Step rule in several directions: a :class:`Quadratic` in, updates out."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -81,7 +82,7 @@ def bounded_newton(slopes: jax.Array, curvatures: jax.Array, radius: jax.Array) 
     return -fit * slopes / (curvatures + jnp.sign(curvatures) * shift)
 
 
-def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransformationExtraArgs:
+def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransformationExtraArgs:
     r"""Newton step in the span and along the gradient it leaves, inside a trust radius.
 
     With eigenpairs :math:`(\lambda_i, e_i)` of the span, slopes :math:`c_i`, and the
@@ -97,7 +98,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
     length. After a step to where the gradient is not finite it is a quarter of that step.
 
     Args:
-      initial_radius: in units of the length of the parameters; of 1 where they are 0.
+      initial_radius: in units of the root mean square of the parameters; of 1 where they are 0.
 
     Returns:
       A link from :class:`Quadratic` to updates in the parameters' types; two scalars.
@@ -121,7 +122,7 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
       >>> p = jnp.array([0.6, 0.8])
       >>> (p, _), lengths = jax.lax.scan(step, (p, optimizer.init(p)), None, 10)
       >>> print(p.round(3), lengths[0].round(3))
-      [ 2. -1.] 0.5
+      [ 2. -1.] 0.354
     """
     _tree.check_range("initial_radius", initial_radius, 1e-30)
 
@@ -134,7 +135,10 @@ def step_trust_region(*, initial_radius: float = 0.1) -> optax.GradientTransform
     ) -> tuple[Any, TrustRegionState]:
         del extra_args
         secants = updates.sample
-        start = initial_radius * jnp.where(secants.scale > 0.0, secants.scale, 1.0)
+        # Relative to the length of the parameters it would be too short for a few of them, or
+        # so long for a network that it lands far from its start.
+        typical = secants.scale / math.sqrt(max(_tree.count(params), 1))
+        start = initial_radius * jnp.where(typical > 0.0, typical, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
         floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
         judged = radius_kernel(state.radius, state.predicted, secants.change, secants.moved)

@@ -51,7 +51,7 @@ def bounded_newton(slopes, curvatures, radius):
 
 
 class Ogr:
-    def __init__(self, rank, *, initial_radius=0.1, damping=1.0, tolerance=1e-3):
+    def __init__(self, rank, *, initial_radius=1.5, damping=1.0, tolerance=1e-3):
         self.rank, self.initial_radius = rank, initial_radius
         self.damping, self.tolerance = damping, tolerance
         self.pairs, self.base, self.radius, self.predicted = [], None, None, None
@@ -61,7 +61,7 @@ class Ogr:
         """The next point."""
         if self.base is None:
             self.base, self.gradient = point, gradient
-            self.radius = self.initial_radius * np.linalg.norm(point)
+            self.radius = self.initial_radius * np.sqrt(np.mean(point**2))
             self.predicted = -0.5 * self.radius * np.linalg.norm(gradient)
             return point - self.radius * gradient / np.linalg.norm(gradient)
         step, rise = point - self.base, gradient - self.gradient

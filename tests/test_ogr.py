@@ -161,6 +161,15 @@ def test_age_frame_is_gram_schmidt(seed, n):
         np.testing.assert_allclose(older @ (older.T @ row), row, atol=2e-3)
 
 
+@pytest.mark.parametrize(("size", "typical"), [(3.0, 3.0), (0.0, 1.0)])
+def test_first_step_is_as_long_as_typical_parameters(size, typical):
+    params = {"w": jnp.full((4, 5), size), "b": jnp.full(5, -size), "none": jnp.zeros((0, 2))}
+    grads = jax.tree.map(jnp.ones_like, params)
+    optimizer = po.ogr(1, base=None, initial_radius=0.7)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.7 * typical, rtol=1e-6)
+
+
 def test_rotation_changes_nothing():
     rng = np.random.default_rng(3)
     turn = jnp.asarray(np.linalg.qr(rng.normal(size=(8, 8)))[0], jnp.float32)

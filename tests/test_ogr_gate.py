@@ -9,6 +9,8 @@ from problems import enable_x64, matrix_loss, matrix_params, train
 
 import parabolic_optax as po
 
+# Sample of the first probe.
+PROBE = 8
 CURVATURES = jnp.array([1.0, 5.0, 20.0, 0.3])
 CENTRE = jnp.array([2.0, -1.0, 0.5, 3.0])
 START = jnp.array([0.5, 1.0, -2.0, 1.0])
@@ -18,7 +20,7 @@ def bowl(p):
     return 0.5 * jnp.sum(CURVATURES * (p - CENTRE) ** 2)
 
 
-def train_noisily(optimizer, noise, steps, read=lambda params, state: None):
+def train_noisily(optimizer, noise, steps, read=lambda params, state: None, seed=0):
     def step(carry, key):
         params, state = carry
         grads = jax.grad(bowl)(params) + noise * jax.random.normal(key, (4,))
@@ -26,7 +28,7 @@ def train_noisily(optimizer, noise, steps, read=lambda params, state: None):
         params = optax.apply_updates(params, updates)
         return (params, state), read(params, state)
 
-    keys = jax.random.split(jax.random.key(0), steps)
+    keys = jax.random.split(jax.random.key(seed), steps)
     carry = (START, optimizer.init(START))
     return jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(carry)
 
@@ -42,26 +44,33 @@ def test_gate_stays_open_on_exact_gradients_also_at_convergence():
     assert bowl(params) < 1e-8 * bowl(START)
 
 
-def test_first_step_is_a_probe_and_the_rest_is_the_chain_alone():
+def test_one_early_step_is_a_probe_and_the_rest_is_the_chain_alone():
     # Two programs round differently, and in float32 the steps make much of that.
     with enable_x64(True):
         start = START.astype(jnp.float64)
         _, gated = train(po.ogr(2), bowl, start, 21, lambda params, _: params)
         _, alone = train(po.ogr(2, base=None), bowl, start, 20, lambda params, _: params)
-    np.testing.assert_array_equal(gated[0], START)
-    np.testing.assert_allclose(gated[1:], alone, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(gated[PROBE - 1], gated[PROBE - 2])
+    np.testing.assert_allclose(np.delete(gated, PROBE - 1, 0), alone, rtol=1e-9, atol=1e-9)
 
 
 def test_noise_closes_the_gate_and_the_base_carries_on():
-    steps = 400
-    (ours, state), on = train_noisily(po.ogr(4), 5.0, steps, second_order)
-    (theirs, base), _ = train_noisily(po.parabolic_adam(), 5.0, steps)
-    assert on[0] == 1.0  # nothing is known before the probe
-    assert np.mean(on[1:]) == 0.0
-    reached = bowl(po.eval_params(base, theirs))
-    assert bowl(po.eval_params(state, ours)) < 1.3 * reached
-    assert po.metrics(state)["doubt"] > 0.04
-    assert reached < 0.1 * bowl(START)
+    def run(optimizer, read, seed):
+        (params, state), readings = train_noisily(optimizer, 5.0, 400, read, seed)
+        return bowl(po.eval_params(state, params)), po.metrics(state), readings
+
+    # Of single runs the losses differ by more than what is asked for.
+    seeds = jnp.arange(64)
+    ours, end, on = jax.vmap(lambda seed: run(po.ogr(4), second_order, seed))(seeds)
+    theirs = jax.vmap(lambda seed: run(po.parabolic_adam(), lambda *_: None, seed)[0])(seeds)
+    shut = np.argmin(on, axis=1)
+    # Nothing is known before the probe, which waits for a step that is kept.
+    assert np.all((shut >= PROBE) & (shut < 8 * PROBE))
+    assert np.mean(on[0, shut[0] :]) == 0.0
+    assert np.mean([np.mean(gate[at:]) for gate, at in zip(on, shut, strict=True)]) < 1e-3
+    assert np.mean(ours) < 1.05 * np.mean(theirs)
+    assert np.all(end["doubt"] > 0.04)
+    assert np.mean(theirs) < 0.1 * bowl(START)
 
 
 def test_little_noise_leaves_the_gate_open_until_it_is_all_that_is_left():
