@@ -6,7 +6,8 @@ And what weight decay does where there is no minimum.
 the steps until the loss is below 1e-4 from six starts, and for a quadratic of condition
 1e4 with gradient noise the fraction of the initial loss that is left after 3,000 steps. A
 second table is of logistic regression on separable data, whose loss falls for ever as the
-weights grow: their norm along the run, without decay, with the one that is found, and constant.
+weights grow: their norm along the run, without decay, with the one that is found (by default only
+matrices have it, and these weights are a vector), and constant; and the largest norm.
 """
 
 import jax
@@ -24,7 +25,7 @@ STARTS = ((-1.2, 1.0), (2.0, -1.0), (-1.0, -1.0), (0.5, 2.0), (3.0, 3.0), (0.001
 OPTIMIZERS = {"parabolic_adam()": po.parabolic_adam(), "parabolic_sgd()": po.parabolic_sgd()}
 DECAYS = {
     "parabolic_adam()": po.parabolic_adam(),
-    "parabolic_adamw()": po.parabolic_adamw(),
+    "parabolic_adamw(mask=True)": po.parabolic_adamw(mask=True),
 } | {
     f"parabolic_adamw(weight_decay={decay:g})": po.parabolic_adamw(weight_decay=decay)
     for decay in (0.01, 0.1, 0.2)
@@ -104,10 +105,11 @@ def main() -> None:
         table.add_row(name, *valley, last, average)
     Console(width=140).print(table)
 
-    table = Table("norm of the weights, separable data", *map(str, READ), box=None)
+    table = Table("norm of the weights, separable data", *map(str, READ), "largest", box=None)
     for name, optimizer in DECAYS.items():
         norms = norms_on_separable_data(optimizer)
-        table.add_row(name, *(f"{norms[count - 1]:.1f}" for count in READ))
+        largest = f"{norms.max():.3g} at {norms.argmax() + 1}"
+        table.add_row(name, *(f"{norms[count - 1]:.1f}" for count in READ), largest)
     Console(width=140).print(table)
 
 
