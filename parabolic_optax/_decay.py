@@ -71,9 +71,10 @@ def decay_outward(
       \theta \leftarrow \theta - \eta u - \min(\eta, 4/t)\,\omega\,\theta, \quad
       \omega = \omega_0 \, \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right)
 
-    while on a problem with a minimum, such as a convex regression or a physics-informed
-    network, :math:`\phi` comes to zero, and the minimum is not moved. So one strength serves
-    both. The means look back over a fixed fraction of the run. The step rule takes the decay in
+    while on a problem with a minimum, such as least squares or a physics-informed network,
+    :math:`\phi` comes to zero, and the minimum is not moved. So one strength serves both. (The
+    minimum of a softmax regression lies so far out that decay keeps the weights from it, and
+    :math:`\phi` at -1.) The means look back over a fixed fraction of the run. The step rule takes the decay in
     and limits it, since where it holds the weights the steps still grow.
 
     Only matrices decay and are counted in :math:`r` unless a mask says otherwise: leaves of two
