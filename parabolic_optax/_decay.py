@@ -74,8 +74,8 @@ def decay_outward(
     while on a problem with a minimum, such as least squares or a physics-informed network,
     :math:`\phi` comes to zero, and the minimum is not moved. So one strength serves both. (The
     minimum of a softmax regression lies so far out that decay keeps the weights from it, and
-    :math:`\phi` at -1.) The means look back over a fixed fraction of the run. The step rule takes the decay in
-    and limits it, since where it holds the weights the steps still grow.
+    :math:`\phi` at -1.) The means look back over a fixed fraction of the run. The step rule takes
+    the decay in and limits it, since where it holds the weights the steps still grow.
 
     Only matrices decay and are counted in :math:`r` unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
