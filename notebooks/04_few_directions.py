@@ -266,7 +266,7 @@ print(f"of the seen ones inside that range: {inside:.0%}")
 # every step. Against gradients as cheap as these it shows; below are the times of whole steps.
 #
 # With minibatches the changes of gradients are noise rather than curvature. `ogr()` measures that
-# at its first sample and rarely later, and makes the steps of `parabolic_adam()` meanwhile;
+# at its eighth sample and rarely later, and makes the steps of `parabolic_adam()` meanwhile;
 # `second_order` is 1 where its own steps are on.
 
 # %%

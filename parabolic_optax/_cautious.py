@@ -21,8 +21,9 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
       u_i \leftarrow u_i \, [\mathrm{Re}(\bar g_i u_i) \ge 0]
 
     A gradient of zero says nothing, and its coordinate goes on. Steps are not made longer for what
-    is left out, as the rule in the source does: :func:`parabolic` finds their length, and the
-    mask is then part of the loop that makes the direction and costs no pass of its own.
+    is left out, as the rule in the source does, which would have to count it first;
+    :func:`parabolic` finds their length. So the mask is part of the loop that makes the direction
+    and keeps nothing; that loop has to read the gradient as well.
 
     Small networks learn their data by heart faster with such steps than without, so they want
     weight decay; :func:`parabolic_adamw` has both.

@@ -198,8 +198,8 @@ def parabolic_adamw(
     decay scales with the step size that the model finds, as it scales with the learning
     rate in ``optax.adamw``. By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
-    where it has a minimum. The slopes are those of the loss alone. State and traffic are those
-    of :func:`parabolic_adam`; a decay that is found adds three numbers and one more inner product.
+    where it has a minimum. The slopes are those of the loss alone. State and floor of the traffic
+    are those of :func:`parabolic_adam`; a decay that is found adds three numbers.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
