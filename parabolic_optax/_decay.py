@@ -33,27 +33,44 @@ class DecayOutwardState(NamedTuple):
         return DecayOutwardState(*(jnp.zeros_like(value) for value in self))
 
 
-def outward_kernel(
-    slope: jax.Array, slope_size: jax.Array, strength: float | jax.Array
-) -> jax.Array:
-    """Weight decay, one set of parameters.
+def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
+    """How surely the loss drives the weights outward, one set of parameters.
 
     Args:
       slope: mean of r, scalar.
       slope_size: mean of |r|, scalar.
-      strength: largest decay.
 
     Returns:
-      strength * clip((-E[r] / E|r| - 0.4) / 0.6, 0, 1); 0 where nothing was seen yet.
+      clip((-E[r] / E|r| - 0.4) / 0.6, 0, 1); 0 where nothing was seen yet.
     """
     signal = slope / jnp.maximum(slope_size, _TINY)
-    return strength * jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
+    return jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
+
+
+def tangential_kernel(
+    slope: jax.Array, position: jax.Array, radial_slope: jax.Array, growth: jax.Array
+) -> jax.Array:
+    """Slope along a unit displacement without the part by which the weights grow, one parabola.
+
+    Args:
+      slope: <g, D> / |D|, scalar.
+      position: |D|, scalar.
+      radial_slope: <g, y>, scalar.
+      growth: part of y that is in D and to be left out, scalar.
+
+    Returns:
+      <g, D - growth y> / |D|, and the slope as it is where the displacement is zero.
+    """
+    moved = position > 0.0
+    left_out = growth * radial_slope / jnp.where(moved, position, 1.0)
+    return slope - jnp.where(moved, left_out, 0.0)
 
 
 def decay_outward(
     strength: float | jax.Array = 0.25,
     mask: Any | Callable[[Any], Any] | None = None,
     *,
+    always: bool = False,
     memory: float = 29.0,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
@@ -68,36 +85,43 @@ def decay_outward(
 
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
-      \theta \leftarrow \theta - \eta u - \min(\eta, 4/t)\,\omega\,\theta, \quad
-      \omega = \omega_0 \, \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right)
+      \kappa = \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right), \qquad
+      \theta \leftarrow \theta - \eta u - \min(\eta \kappa \omega, 1/t)\,\theta
 
     while on a problem with a minimum, such as least squares or a physics-informed network,
-    :math:`\phi` comes to zero, and the minimum is not moved. So one strength serves both. (The
-    minimum of a softmax regression lies so far out that decay keeps the weights from it, and
-    :math:`\phi` at -1.) The means look back over a fixed fraction of the run. The step rule takes
-    the decay in and limits it, since where it holds the weights the steps still grow.
+    :math:`\phi` comes to zero, and the minimum is not moved. So one strength :math:`\omega` serves
+    both. The means look back over a fixed fraction of the run, and weights shrink no faster than
+    the run gets longer.
 
-    Only matrices decay and are counted in :math:`r` unless a mask says otherwise: leaves of two
+    Where decay holds the weights the loss goes on asking for larger ones, which says nothing about
+    the step size: longer steps only make the decay stronger. So the scale is left to the two of
+    them, and the slope along the displacement is judged without it:
+
+    .. math::
+      \langle g, D \rangle \leftarrow \langle g, D \rangle
+        - \kappa \langle g, \bar y \rangle \langle D, \bar y \rangle / |\bar y|^2
+
+    Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
     little by heart, and their decay is what costs a network that is still learning.
 
     Args:
-      strength: :math:`\omega_0`, in units of the base step, at least 0.
+      strength: :math:`\omega`, in units of the base step, at least 0.
       mask: which leaves decay, a tree of bools (True alone for all) or a function of the
-        parameters; the slope is taken along these alone. None takes the matrices; with
-        ``per="global"`` all leaves, since there is one slope of all parameters then.
+        parameters; the slope is taken along these alone. None takes the matrices.
+      always: whether to decay in full whatever the slope says, as
+        ``optax.add_decayed_weights`` does; :math:`\kappa` is then 1 in the step alone.
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of the
         run.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
-      is three float32 scalars, and the inner product one more in the pass that the tracker
-      makes over gradients and parameters anyway.
+      is three float32 scalars; the tracker takes three more inner products for it.
 
     Raises:
-      ValueError: a constant is out of range; a mask is given with ``per="global"``; in the
-        update, ``params`` is missing.
+      ValueError: a constant is out of range; in the update, ``params`` is missing, or the
+        tracker does not take the inner products with the mean (``radial=True``).
       TypeError: a constant is not a number.
 
     Source:
@@ -105,7 +129,8 @@ def decay_outward(
 
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
-      >>> links = optax.chain(po.track_displacement(optax.identity()), po.decay_outward())
+      >>> tracker = po.track_displacement(optax.identity(), radial=True)
+      >>> links = optax.chain(tracker, po.decay_outward())
       >>> params = jnp.array([[2.0, -1.0]])
       >>> outward, _ = links.update(jnp.array([[-1.0, 0.5]]), links.init(params), params)
       >>> across, _ = links.update(jnp.array([[0.5, 1.0]]), links.init(params), params)
@@ -114,12 +139,6 @@ def decay_outward(
     """
     _tree.check_range("strength", strength, 0.0)
     _tree.check_range("memory", memory, 0.0)
-    whole = isinstance(per, str) and per == "global"
-    if mask is not None and whole:
-        raise ValueError(
-            "with per='global' there is one slope of all parameters, and none of those that a"
-            " mask chooses: leave out the mask, use another per, or decay by a given number."
-        )
 
     def init(params: Any) -> DecayOutwardState:
         del params
@@ -130,22 +149,30 @@ def decay_outward(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayOutwardState]:
         del extra_args
-        sample = updates
-        counted_in = jnp.ones_like(sample.radial_slope)
-        if not whole:
-            layout = _tree.Layout.of(params, per)
-            decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
-            counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
-        slope = jnp.sum(counted_in * sample.radial_slope)
+        sample, layout = updates, _tree.Layout.of(params, per)
+        if sample.radial is None:
+            raise ValueError(
+                "the decay needs the slope along the mean that is read out: give the tracker"
+                " radial=True."
+            )
+        decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
+        counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
+        slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial)
         weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
         weight = jnp.minimum(0.5, weight)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
-        fitted = DecayOutwardState(mean, size, outward_kernel(mean, size, strength))
+        share = jnp.float32(1.0) if always else outward_kernel(mean, size)
+        fitted = DecayOutwardState(mean, size, strength * share)
         state = _tree.where((sample.stride > 0) & jnp.isfinite(slope), fitted, state)
 
+        outward = outward_kernel(state.slope, state.slope_size)
+        growth = outward * overlap / jnp.maximum(square, _TINY)
+        along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
+            sample.slope, sample.position, layout.pooled(counted_in * sample.radial.slope), growth
+        )
         decay = counted_in * jnp.where(sample.usable, state.decay, 0.0)
-        return sample._replace(decay=decay), state
+        return sample._replace(slope=along, decay=decay), state
 
     return link(init, update)
 

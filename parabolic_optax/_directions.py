@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _rounding, _tree
-from parabolic_optax._types import Per, Sample, link
+from parabolic_optax._types import Per, Radial, Sample, link
 
 # After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
 _DENSE = 1024
@@ -64,6 +64,7 @@ def track_displacement(
     tail_share: float | jax.Array = 0.7,
     per: Per = "tensor",
     mean_dtype: Any = None,
+    radial: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the slow motion of the parameters: away from their running mean.
 
@@ -102,6 +103,8 @@ def track_displacement(
         half of that, rounded up or down by chance: right on average, and off by one to three
         units in the last of 8 bits. The part of this in the positions is taken out as far as
         it is known. Leaves of less than 1,024 numbers, and complex ones, keep wide means.
+      radial: whether to take the inner products with the mean that is read out as well, which
+        :func:`decay_outward` needs: three more in the same pass.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
@@ -182,12 +185,15 @@ def track_displacement(
                     params,
                 )
                 means = (means[0], _pull(averaged, params, weight))
-            slope_dot, square, radial_slope, minus_squares = layout.inners(
+            point = params if averaged is None else averaged
+            with_point = [(updates, point), (displacement, point), (point, point)]
+            *products, minus_squares = layout.apart.inners(
                 (updates, displacement),
                 (displacement, displacement),
-                (updates, params if averaged is None else averaged),
+                *(with_point if radial else []),
                 squares(),
             )
+            slope_dot, square = layout.pooled(products[0]), layout.pooled(products[1])
             slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
             if mean_dtype is not None:
                 # The part of the length that rounding the means has added. It would end the search
@@ -201,18 +207,21 @@ def track_displacement(
             # The loops that write have to wait for all inner products. Where they need not, XLA for
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
-            sums = jnp.sum(jnp.abs(slope_dot)) + jnp.sum(square) + jnp.sum(jnp.abs(radial_slope))
+            sums = sum(jnp.sum(jnp.abs(product)) for product in products)
             usable = _tree.telling(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             anchor, tail = _tree.where(usable, means, (anchor, tail))
-            return usable, slope, position, radial_slope, anchor, tail
+            about = Radial(*products[2:]) if radial else None
+            return usable, slope, position, about, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
-            minus_squares = layout.inner(*squares())
-            nothing = jnp.zeros_like(minus_squares)
+            minus_squares = layout.apart.inner(*squares())
             usable = _tree.telling(-jnp.sum(minus_squares))
-            return usable, nothing, nothing, nothing, anchor, tail
+            none = jnp.zeros_like(minus_squares)
+            nothing = layout.pooled(none)
+            about = Radial(none, none, none) if radial else None
+            return usable, nothing, nothing, about, anchor, tail
 
-        usable, slope, position, radial_slope, anchor, tail = _tree.branch(
+        usable, slope, position, about, anchor, tail = _tree.branch(
             due, look, pass_by, state.anchor, state.tail
         )
         skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
@@ -242,10 +251,10 @@ def track_displacement(
             update=update,
             slope=slope,
             position=position,
-            radial_slope=radial_slope,
             count=count,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
+            radial=about,
         )
         count = jnp.where(usable, count, state.count)
         return sample, TrackDisplacementState(base_state, anchor, tail, count, skipped)

@@ -105,7 +105,13 @@ def parabolic(
     """
     _check_ascent(base)
     return optax.chain(
-        _directions.track_displacement(base, tail_power=tail_power, per=per, mean_dtype=mean_dtype),
+        _directions.track_displacement(
+            base,
+            tail_power=tail_power,
+            per=per,
+            mean_dtype=mean_dtype,
+            radial=decay is not None,
+        ),
         *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
@@ -192,21 +198,23 @@ def parabolic_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate: the one to take first.
 
-    The step is :math:`-\eta (u + \omega \theta)`, with
+    The step is :math:`-\eta u - \min(\eta \omega, 1/t)\,\theta`, with
     :math:`u = \hat m / (\sqrt{\hat v} + \epsilon)` where it agrees with the gradient, and 0 in the
     coordinates whose extremum lies behind (:func:`cautious`). The
     decay scales with the step size that the model finds, as it scales with the learning
-    rate in ``optax.adamw``. By default :math:`\omega` is found as well, by
+    rate in ``optax.adamw``, but the weights shrink no faster than the run gets longer.
+    By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
-    where it has a minimum. The slopes are those of the loss alone. State and floor of the traffic
-    are those of :func:`parabolic_adam`; a decay that is found adds three numbers.
+    where it has a minimum. State and floor of the traffic
+    are those of :func:`parabolic_adam` and three numbers; the inner products are three more, which
+    read gradients, parameters and both means.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       b1: decay of Adam's mean of gradients.
       b2: decay of Adam's mean of squared gradients.
       eps: added to the root of the latter, gradient units.
-      weight_decay: :math:`\omega`, constant as in ``optax.adamw``; None lets it be found.
+      weight_decay: :math:`\omega`, a constant; None lets it be found.
       mask: which leaves decay, a tree of bools or a function of the parameters. By default all
         of them do by a given number, as in ``optax.adamw``, and matrices by one that is found.
       per: granularity, as in :func:`parabolic`.
@@ -235,19 +243,14 @@ def parabolic_adamw(
       >>> print(jnp.sign(updates["w"]), jnp.sign(updates["b"]))
       [-1.  1.] 1.0
     """
-    base, decay = _cautious.cautious(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)), None
-    if weight_decay is None:
-        decay = _decay.decay_outward(mask=mask, per=per)
-    else:
-        base = optax.chain(base, optax.add_decayed_weights(weight_decay, mask))
     return parabolic(
-        base,
+        _cautious.cautious(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
         learning_rate,
         per=per,
         initial_step=initial_step,
         max_rate=_ADAM_RATE,
         tail_power=tail_power,
-        decay=decay,
+        decay=_found_or_given(weight_decay, mask, per),
         mean_dtype=mean_dtype,
     )
 
@@ -357,8 +360,7 @@ def parabolic_muon(
       >>> print(jnp.sign(jnp.diag(updates["w"])))
       [-1.  1.]
     """
-    constant = 0.0 if weight_decay is None else weight_decay
-    muon = optax.contrib.muon(1.0, weight_decay=constant, adam_weight_decay=constant)
+    muon = optax.contrib.muon(1.0)
     base = optax.chain(
         # optax's Muon divides by the sides of a matrix, also where they are 0.
         optax.partition({"muon": muon, "empty": optax.identity()}, _empty_apart),
@@ -371,9 +373,18 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_decay.decay_outward(per=per) if weight_decay is None else None,
+        decay=_found_or_given(weight_decay, None, per),
         mean_dtype=mean_dtype,
     )
+
+
+def _found_or_given(weight_decay: Any, mask: Any, per: Per) -> optax.GradientTransformation:
+    """The decay that is found, of matrices, or one that is given, of all leaves."""
+    if weight_decay is None:
+        return _decay.decay_outward(mask=mask, per=per)
+    _tree.check_range("weight_decay", weight_decay, 0.0)
+    mask = True if mask is None else mask
+    return _decay.decay_outward(weight_decay, mask, always=True, per=per)
 
 
 def _empty_apart(params: Any) -> Any:

@@ -24,9 +24,6 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
-# Longest step, times t, that weight decay goes by: with the strongest decay that is found, 1/4,
-# parameters may shrink like 1/t.
-_LONGEST = 4.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -226,8 +223,9 @@ def step_multiplicative(
         steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
         if sample.decay is not None:
-            # Where decay holds the weights the steps still grow, and would throw them over zero.
-            shrink = layout.spread(jnp.minimum(step, _LONGEST / count) * sample.decay, params)
+            # Weights that shrink faster than the run gets longer would forget what is still in
+            # the means.
+            shrink = layout.apart.spread(jnp.minimum(step * sample.decay, 1.0 / count), params)
             moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.stride > 0, new, state)
 

@@ -82,8 +82,16 @@ class Layout:
             for start, size in zip(starts, self.sizes, strict=True)
         ]
         places = np.concatenate(blocks, axis=1, dtype=np.int32)
-        values = [stacked[place] for place in places]
-        return [jnp.sum(v, keepdims=True) for v in values] if self.shared else values
+        return [self.pooled(stacked[place]) for place in places]
+
+    @property
+    def apart(self) -> "Layout":
+        """The same, with a parabola of its own for every leaf where all share one."""
+        return dataclasses.replace(self, shared=False)
+
+    def pooled(self, values: jax.Array) -> jax.Array:
+        """One value per parabola, from the sums that :attr:`apart` gives."""
+        return jnp.sum(values, keepdims=True) if self.shared else values
 
     def spread(self, values: jax.Array, tree: Any) -> Any:
         """One array per leaf of `tree` that broadcasts the leaf's values over it."""

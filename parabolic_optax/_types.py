@@ -22,6 +22,23 @@ Per = Literal["tensor", "global"] | Callable[[str, jax.Array], Axis] | Any
 """Granularity: one parabola per tensor, one for all, or an axis (or None) per leaf."""
 
 
+class Radial(NamedTuple):
+    """Inner products with the mean that is read out, or the parameters where none is kept.
+
+    Each is float32 of shape [m], m the number of parabolas, and that of leaves where all share one.
+
+    Attributes:
+      slope: of the gradient: derivative of the loss by the logarithm of the scale of that point,
+        to second order, loss units.
+      overlap: of the displacement, squared parameter units.
+      square: of that point itself, squared parameter units.
+    """
+
+    slope: jax.Array
+    overlap: jax.Array
+    square: jax.Array
+
+
 class Sample(NamedTuple):
     """One observation of the loss along one direction per parabola.
 
@@ -31,25 +48,23 @@ class Sample(NamedTuple):
         per parameter unit; float32 of shape [n], n the number of parabolas.
       position: signed coordinate of the parameters along that direction, measured from
         the point the tracker is anchored at, parameter units; float32 of shape [n].
-      radial_slope: inner product of the gradient and the mean that is read out, or the
-        parameters where none is kept: derivative of the loss by the logarithm of the scale of
-        that point, to second order, loss units; float32 of shape [n].
       count: number of the step, 1 for the first; those left out do not count; int32 scalar.
       stride: number of steps that the sample stands for; 0 between samples and where it is not
         usable, and then the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and slope
         and position are numbers. Where not, the step is zero; bool scalar.
-      decay: decoupled weight decay, in units of the base step; float32 of shape [n], or None
-        where there is none.
+      radial: inner products with the mean that is read out, or None where they are not wanted.
+      decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
+        where there is none; m as in :class:`Radial`.
     """
 
     update: Any
     slope: jax.Array
     position: jax.Array
-    radial_slope: jax.Array
     count: jax.Array
     stride: jax.Array
     usable: jax.Array
+    radial: Radial | None = None
     decay: jax.Array | None = None
 
 

@@ -49,8 +49,12 @@ def centred_curvature(slopes, positions):
     return float(np.sum(x * (slopes - slopes.mean())) / np.sum(x * x))
 
 
-def outward(slope, slope_size, strength):
-    return strength * min(max((-slope / slope_size - 0.4) / 0.6, 0.0), 1.0)
+def outward(slope, slope_size):
+    return min(max((-slope / slope_size - 0.4) / 0.6, 0.0), 1.0)
+
+
+def tangential(slope, position, radial_slope, growth):
+    return slope - growth * radial_slope / position
 
 
 def flip(curvature, offset, position, cap):

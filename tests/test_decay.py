@@ -21,14 +21,28 @@ few = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 @few
-@given(mean, st.floats(2.0**-10, 1e3, width=32), st.floats(0.0, 2.0, width=32))
-def test_kernel_matches_its_twin(slope, size, strength):
-    got = _decay.outward_kernel(jnp.float32(slope), jnp.float32(size), strength)
-    np.testing.assert_allclose(got, reference.outward(slope, size, strength), rtol=2e-5, atol=1e-6)
+@given(mean, st.floats(2.0**-10, 1e3, width=32))
+def test_kernel_matches_its_twin(slope, size):
+    got = _decay.outward_kernel(jnp.float32(slope), jnp.float32(size))
+    np.testing.assert_allclose(got, reference.outward(slope, size), rtol=2e-5, atol=1e-6)
 
 
 def test_kernel_is_zero_before_anything_was_seen():
-    assert _decay.outward_kernel(jnp.float32(0.0), jnp.float32(0.0), 0.2) == 0.0
+    assert _decay.outward_kernel(jnp.float32(0.0), jnp.float32(0.0)) == 0.0
+
+
+@few
+@given(mean, st.floats(2.0**-10, 1e3, width=32), mean, st.floats(-4.0, 4.0, width=32))
+def test_tangential_kernel_matches_its_twin(slope, position, radial_slope, growth):
+    numbers = (slope, position, radial_slope, growth)
+    got = _decay.tangential_kernel(*(jnp.float32(number) for number in numbers))
+    size = abs(slope) + abs(growth * radial_slope) / position
+    np.testing.assert_allclose(got, reference.tangential(*numbers), atol=1e-6 * size + 1e-30)
+
+
+def test_tangential_kernel_where_nothing_has_moved():
+    got = _decay.tangential_kernel(*(jnp.float32(number) for number in (0.0, 0.0, 3.0, 0.5)))
+    assert got == 0.0
 
 
 def train(optimizer, gradient, params: Any, steps=800) -> Any:
@@ -61,14 +75,14 @@ def bowl(params, key):
     return jnp.array([1.0, 5.0, 0.5]) * (params - jnp.array([2.0, -1.0, 4.0])) + noise
 
 
-def test_weights_that_grow_without_end_are_held_the_more_the_stronger():
+def test_weights_that_grow_without_end_are_held():
     start = jnp.array([0.3, -0.1, 0.2])
-    norm = float("inf")
-    for strength in (0.0, 0.25, 1.0):
+    free, _, _ = train(po.parabolic_adam(), separable, start)
+    # As far as weights that shrink like 1 / t can be held; a tenth of the default is enough.
+    for strength in (0.025, 0.25, 1.0):
         optimizer = po.parabolic(optax.scale_by_adam(), decay=po.decay_outward(strength, mask=True))
         held, state, decays = train(optimizer, separable, start)
-        assert jnp.linalg.norm(held) < 0.96 * norm
-        norm = jnp.linalg.norm(held)
+        assert jnp.linalg.norm(held) < 0.9 * jnp.linalg.norm(free)
         assert po.metrics(state)["weight_decay"] >= 0.3 * strength
         assert jnp.all((decays >= 0.0) & (decays <= strength))
 
@@ -77,19 +91,18 @@ def test_a_minimum_is_not_moved():
     start = jnp.array([0.3, -0.1, 0.2])
     free, free_state, _ = train(po.parabolic_adam(), bowl, start)
     held, state, decays = train(po.parabolic_adamw(mask=True), bowl, start)
-    constant, constant_state, _ = train(po.parabolic_adamw(weight_decay=0.25), bowl, start)
     minimum = jnp.array([2.0, -1.0, 4.0])
 
     def miss(state, params):
         return jnp.linalg.norm(po.eval_params(state, params) - minimum)
 
     assert jnp.mean(decays[400:]) < 0.02
-    assert miss(state, held) < 0.5 * miss(constant_state, constant)
-    assert miss(state, held) < miss(free_state, free) + 0.1
+    assert miss(state, held) < miss(free_state, free) + 0.05
 
 
 def links(**arguments) -> Any:
-    tracker = po.track_displacement(optax.identity(), per=arguments.get("per", "tensor"))
+    per = arguments.get("per", "tensor")
+    tracker = po.track_displacement(optax.identity(), per=per, radial=True)
     return optax.chain(tracker, po.decay_outward(**arguments))
 
 
@@ -117,14 +130,13 @@ def test_slices_of_a_stack_are_matrices_by_their_own_axes():
     np.testing.assert_allclose(sample.decay, [0.0, 0.0, 0.25, 0.25])
 
 
-@pytest.mark.parametrize(("count", "limited"), [(2, 1.0), (40, 0.1)])
-def test_the_step_that_decay_goes_by_is_limited(count, limited):
+@pytest.mark.parametrize(("count", "shrinkage"), [(2, 0.15), (40, 0.025)])
+def test_weights_shrink_no_faster_than_the_run_gets_longer(count, shrinkage):
     params = jnp.array([2.0, -4.0])
     sample = po.Sample(
         update=jnp.zeros(2),
         slope=jnp.zeros(1),
         position=jnp.zeros(1),
-        radial_slope=jnp.zeros(1),
         count=jnp.int32(count),
         stride=jnp.float32(1.0),
         usable=jnp.array(True),
@@ -133,33 +145,77 @@ def test_the_step_that_decay_goes_by_is_limited(count, limited):
     parabola = po.Parabola(sample, *(jnp.zeros(1) for _ in range(4)))
     rule: Any = po.step_multiplicative(initial_step=1.0)
     updates, _ = rule.update(parabola, rule.init(params), params)
-    np.testing.assert_allclose(updates, -0.15 * limited * params, rtol=1e-6)
+    np.testing.assert_allclose(updates, -shrinkage * params, rtol=1e-6)
 
 
 def test_the_slope_is_taken_along_the_averaged_parameters():
     """Not along the parameters, which noise throws about."""
-    tracker: Any = po.track_displacement(optax.identity())
+    tracker: Any = po.track_displacement(optax.identity(), radial=True)
     first, far = jnp.array([2.0, -1.0]), jnp.array([50.0, 60.0])
     _, state = tracker.update(jnp.array([1.0, 1.0]), tracker.init(first), first)
     sample, _ = tracker.update(jnp.array([-1.0, 3.0]), state, far)
-    np.testing.assert_allclose(sample.radial_slope, [-5.0])
-    tracker = po.track_displacement(optax.identity(), tail_power=None)
+    np.testing.assert_allclose(sample.radial.slope, [-5.0])
+    tracker = po.track_displacement(optax.identity(), tail_power=None, radial=True)
     _, state = tracker.update(jnp.array([1.0, 1.0]), tracker.init(first), first)
     sample, _ = tracker.update(jnp.array([-1.0, 3.0]), state, far)
-    np.testing.assert_allclose(sample.radial_slope, [130.0])
+    np.testing.assert_allclose(sample.radial.slope, [130.0])
 
 
-def test_mask_with_one_parabola_for_all():
-    with pytest.raises(ValueError, match="leave out the mask"):
-        po.decay_outward(mask={"w": True}, per="global")
+def test_one_parabola_for_all_decays_the_same_leaves():
+    params = {"b": jnp.array([5.0]), "w": jnp.array([[2.0, -1.0]])}
+    grads = {"b": jnp.array([30.0]), "w": jnp.array([[-1.0, 0.5]])}
+    for mask, decay in ((None, [0.0, 0.25]), ({"b": True, "w": False}, [0.0, 0.0])):
+        chain = links(per="global", mask=mask)
+        sample, _ = chain.update(grads, chain.init(params), params)
+        assert sample.slope.shape == (1,)
+        np.testing.assert_allclose(sample.decay, decay)
 
 
-def test_one_parabola_for_all_counts_every_leaf():
-    params = {"w": jnp.array([2.0, -1.0]), "b": jnp.array([5.0])}
-    grads = {"w": jnp.array([-1.0, 0.5]), "b": jnp.array([-3.0])}
-    chain = links(per="global")
-    sample, _ = chain.update(grads, chain.init(params), params)
-    np.testing.assert_allclose(sample.decay, [0.25])
+@pytest.mark.parametrize("per", ["tensor", "global"])
+def test_the_slope_is_judged_without_the_growth_of_what_decays(per):
+    """Against the projection written out."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    params = {"b": jax.random.normal(keys[0], (3,)), "w": jax.random.normal(keys[1], (4, 3))}
+    moved = jax.tree.map(lambda p: p + 0.3 * jnp.cos(5.0 * p), params)
+    grads = jax.tree.map(lambda p: jnp.sin(7.0 * p) - p, moved)
+    free: Any = po.track_displacement(optax.identity(), per=per, radial=True)
+    _, state = free.update(grads, free.init(params), params)
+    before, after = free.update(grads, state, moved)[0], state
+    decay: Any = po.decay_outward(per=per)
+    outward = decay.init(params)._replace(slope=jnp.float32(-1e6), slope_size=jnp.float32(1e6))
+    sample, _ = decay.update(before, outward, moved)
+
+    y = after.tail["w"]
+    weight = 10.0 / 11.0
+    point = jax.tree.map(lambda p, t: p + 0.7 * (1 - weight) * (t - p), moved, after.tail)
+    displacement = jax.tree.map(jnp.subtract, point, after.anchor)
+    growth = jnp.sum(displacement["w"] * y) / jnp.sum(y * y)
+    left = displacement | {"w": displacement["w"] - growth * y}
+    along = jnp.stack([jnp.sum(grads[name] * left[name]) for name in ("b", "w")])
+    expected = jnp.sum(along, keepdims=True) if per == "global" else along
+    np.testing.assert_allclose(sample.slope * sample.position, expected, rtol=1e-4)
+    assert jnp.any(jnp.abs(sample.slope - before.slope) > 0.01 * jnp.abs(before.slope))
+
+
+def test_always():
+    params = {"b": jnp.array([5.0]), "w": jnp.array([[2.0, -1.0]])}
+    for sign in (-1.0, 1.0):
+        for mask, decays in (
+            (None, [0.0, 0.1]),
+            (True, [0.1, 0.1]),
+            ({"b": True, "w": False}, [0.1, 0]),
+        ):
+            chain = links(strength=0.1, always=True, mask=mask)
+            grads = jax.tree.map(lambda p, sign=sign: sign * p, params)
+            sample, _ = chain.update(grads, chain.init(params), params)
+            np.testing.assert_allclose(sample.decay, decays)
+
+
+def test_a_tracker_without_the_inner_products_is_named():
+    chain: Any = optax.chain(po.track_displacement(optax.identity()), po.decay_outward())
+    params = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="radial=True"):
+        chain.update(params, chain.init(params), params)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
@@ -177,7 +233,23 @@ def test_reset_forgets():
     assert po.metrics(po.reset(state))["weight_decay"] == 0.0
 
 
+@pytest.mark.parametrize("given_decay", [0.1, 0.2, 1.0])
+def test_a_given_decay_does_not_throw_the_weights_over_zero(given_decay):
+    """Decay holds them and the loss asks for more: steps judged with that would grow for ever."""
+    start = jnp.array([0.3, -0.1, 0.2])
+    held, _, _ = train(po.parabolic_adamw(weight_decay=given_decay), separable, start, 1500)
+    free, _, _ = train(po.parabolic_adamw(weight_decay=0.0), separable, start, 1500)
+    assert jnp.sum(held * NORMAL) > 0.9 * jnp.linalg.norm(held)
+    assert jnp.linalg.norm(held) < 0.9 * jnp.linalg.norm(free)
+
+
 @pytest.mark.parametrize("strength", [-0.1, float("nan")])
 def test_impossible_strength(strength):
     with pytest.raises(ValueError, match="strength"):
         po.decay_outward(strength)
+
+
+def test_impossible_weight_decay():
+    for make in (po.parabolic_adamw, po.parabolic_muon):
+        with pytest.raises(ValueError, match="weight_decay"):
+            make(weight_decay=-0.1)

@@ -113,7 +113,6 @@ def test_turning_the_slopes_round_turns_the_signal_round():
                 update=params,
                 slope=jnp.asarray(sign * slopes[t], jnp.float32),
                 position=jnp.asarray(positions[t], jnp.float32),
-                radial_slope=jnp.zeros(2),
                 count=jnp.int32(t + 1),
                 stride=jnp.float32(1.0),
                 usable=jnp.array(True),
