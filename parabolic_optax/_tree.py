@@ -1,6 +1,7 @@
 """Grouping of the leaves into parabolas, and the inner products that feed them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -12,8 +13,10 @@ import optax
 
 from parabolic_optax._types import Axis, Per
 
-# Largest number of entries of a leaf whose inner products share a loop.
-_FEW = 4096
+# Most terms that are summed one after the other: float32 then loses less than a thousandth.
+_ROW = 65536
+# Shorter rows leave sums that are as many as the terms.
+_SHORT = 32
 
 
 def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
@@ -155,13 +158,40 @@ def _inner_leaf(trees: tuple[jax.Array, ...], axis: Axis) -> list[jax.Array]:
         wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
         products.append(jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide)))
     leaf = products[0]
-    if axis is None and leaf.size <= _FEW and len(products) > 1:
-        # One loop for all of them: thousands of small loops cost more to compile and to start
-        # than to run.
-        together = jnp.stack([p.astype(jnp.float32) for p in products])
-        return [jnp.sum(together, axis=tuple(range(1, together.ndim)))]
+    first = _row_axis(leaf.shape) if axis is None and len(products) > 1 and _one_cpu() else None
+    if first is not None:
+        sums = _row_sums(first, *(p.astype(jnp.result_type(*products)) for p in products))
+        return [jnp.sum(each).astype(jnp.float32).reshape(1) for each in sums]
     others = tuple(i for i in range(leaf.ndim) if axis is None or i != axis % leaf.ndim)
     return [jnp.sum(p, axis=others).astype(jnp.float32).reshape(-1) for p in products]
+
+
+def _one_cpu() -> bool:
+    # XLA for CPUs makes a loop of every sum, each of which reads its operands anew. Sums over rows
+    # would be sent between devices that share a row; on GPUs they have not been measured.
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _row_axis(shape: tuple[int, ...]) -> int | None:
+    """First axis of the longest rows of neither too many nor too few entries, if there are any."""
+    lengths = [math.prod(shape[axis:]) for axis in range(len(shape))]
+    short = min(_SHORT, math.prod(shape))
+    return next((axis for axis, n in enumerate(lengths) if short <= n <= _ROW), None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _row_sums(first: int, *arrays: jax.Array) -> list[jax.Array]:
+    """Sums over the axes from the first one on, of several arrays of one shape in one loop."""
+    zeros = (jnp.zeros([], arrays[0].dtype),) * len(arrays)
+    axes = tuple(range(first, arrays[0].ndim))
+    return list(jax.lax.reduce(arrays, zeros, lambda a, b: tuple(map(jnp.add, a, b)), axes))
+
+
+@_row_sums.defjvp
+def _row_sums_jvp(first: int, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    # JAX cannot differentiate a reduction of several arrays backwards.
+    axes = tuple(range(first, arrays[0].ndim))
+    return _row_sums(first, *arrays), [jnp.sum(tangent, axes) for tangent in tangents]
 
 
 def wide(tree: Any) -> Any:

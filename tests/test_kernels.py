@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -134,3 +135,30 @@ def test_layout_inner_products_and_spread_agree_with_loops():
 def test_inner_product_of_complex_numbers_is_real():
     z = [jnp.array([1.0 + 2.0j])]
     assert _tree.Layout.of(z, "tensor").inner(z, z)[0] == 5.0
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (5,), (3, 0), (7, 9), (3, 70_000), (70_000, 3), (2, 40, 5)]
+)
+def test_inner_products_of_any_shape(shape):
+    """Whether they are summed by rows, all pairs in one loop, or one after the other."""
+    a, b, c = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3))
+    got = _tree.Layout.of(a, "tensor").inners((a, b), (c, c), (b, c))
+    for value, (x, y) in zip(got, ((a, b), (c, c), (b, c)), strict=True):
+        expected = np.vdot(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        np.testing.assert_allclose(value, [expected], atol=1e-6 * max(1, a.size))
+
+
+def test_many_equal_terms_are_not_lost():
+    a = jnp.full((100, 60_000), 0.1)
+    got = _tree.Layout.of(a, "tensor").inners((a, a), (a, -a))
+    np.testing.assert_allclose(jnp.concatenate(got), [6e4, -6e4], rtol=1e-3)
+
+
+def test_inner_products_are_differentiable():
+    def squares(a):
+        with_itself, _ = _tree.Layout.of(a, "tensor").inners((a, a), (jnp.ones(3), jnp.ones(3)))
+        return with_itself[0]
+
+    np.testing.assert_allclose(jax.grad(squares)(jnp.arange(3.0)), [0.0, 2.0, 4.0])
+    np.testing.assert_allclose(jax.jvp(squares, (jnp.arange(3.0),), (jnp.ones(3),))[1], 6.0)
