@@ -146,6 +146,6 @@ def estimate_uncentred(
 
 def _with_whole(slope: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Appends slope and position along the displacement of all parameters together."""
-    whole = jnp.sqrt(jnp.sum(position**2))
+    whole = _tree.root(jnp.sum(position**2))
     along = jnp.sum(slope * position) / jnp.maximum(whole, _TINY)
     return jnp.append(slope, along), jnp.append(position, whole)

@@ -48,21 +48,21 @@ def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
 
 
 def tangential_kernel(
-    slope: jax.Array, position: jax.Array, radial_slope: jax.Array, growth: jax.Array
+    slope: jax.Array, length: jax.Array, radial_slope: jax.Array, growth: jax.Array
 ) -> jax.Array:
-    """Slope along a unit displacement without the part by which the weights grow, one parabola.
+    """Slope along a displacement without the part by which the weights grow, one parabola.
 
     Args:
       slope: <g, D> / |D|, scalar.
-      position: |D|, scalar.
+      length: |D|, scalar.
       radial_slope: <g, y>, scalar.
       growth: part of y that is in D and to be left out, scalar.
 
     Returns:
       <g, D - growth y> / |D|, and the slope as it is where the displacement is zero.
     """
-    moved = position > 0.0
-    left_out = growth * radial_slope / jnp.where(moved, position, 1.0)
+    moved = length > 0.0
+    left_out = growth * radial_slope / jnp.where(moved, length, 1.0)
     return slope - jnp.where(moved, left_out, 0.0)
 
 
@@ -86,7 +86,7 @@ def decay_outward(
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
       \kappa = \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right), \qquad
-      \theta \leftarrow \theta - \eta u - \min(\eta \kappa \omega, 1/t)\,\theta
+      \theta \leftarrow \theta - \eta u - \min(\eta \kappa \omega, 1/(t + 29))\,\theta
 
     while on a problem with a minimum, such as least squares or a physics-informed network,
     :math:`\phi` comes to zero, and the minimum is not moved. So one strength :math:`\omega` serves
@@ -101,12 +101,17 @@ def decay_outward(
       \langle g, D \rangle \leftarrow \langle g, D \rangle
         - \kappa \langle g, \bar y \rangle \langle D, \bar y \rangle / |\bar y|^2
 
+    with the products of all leaves that decay, and :math:`\kappa` of the sample before. (So the
+    slope of a single tensor is no longer along its own displacement, only that of the whole is.
+    The steps of directions that are scaled already, for which this is made, go by the whole.)
+
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
     little by heart, and their decay is what costs a network that is still learning.
 
     Args:
-      strength: :math:`\omega`, in units of the base step, at least 0.
+      strength: :math:`\omega`, in units of the base step, at least 0; 0 leaves the slopes as
+        they are, too.
       mask: which leaves decay, a tree of bools (True alone for all) or a function of the
         parameters; the slope is taken along these alone. None takes the matrices.
       always: whether to decay in full whatever the slope says, as
@@ -120,8 +125,8 @@ def decay_outward(
       is three float32 scalars; the tracker takes three more inner products for it.
 
     Raises:
-      ValueError: a constant is out of range; in the update, ``params`` is missing, or the
-        tracker does not take the inner products with the mean (``radial=True``).
+      ValueError: a constant is out of range; in the update, the tracker has another `per`, or
+        does not take the inner products with the mean (``radial=True``).
       TypeError: a constant is not a number.
 
     Source:
@@ -155,22 +160,31 @@ def decay_outward(
                 "the decay needs the slope along the mean that is read out: give the tracker"
                 " radial=True."
             )
+        if sample.slope.size != layout.size or sample.radial.slope.size != layout.apart.size:
+            raise ValueError(
+                f"the tracker samples {sample.slope.size} parabolas, the decay knows of"
+                f" {layout.size}: give both the same per."
+            )
+        # A hyperparameter that is injected has the type of the gradients.
+        largest = jnp.real(jnp.asarray(strength)).astype(jnp.float32)
         decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
         counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
-        slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial)
+        slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
         weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
         weight = jnp.minimum(0.5, weight)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
-        fitted = DecayOutwardState(mean, size, strength * share)
-        state = _tree.where((sample.stride > 0) & jnp.isfinite(slope), fitted, state)
+        fitted = DecayOutwardState(mean, size, largest * share)
 
-        outward = outward_kernel(state.slope, state.slope_size)
+        # By what was known before the noise of this gradient was drawn.
+        outward = outward_kernel(state.slope, state.slope_size) * (largest > 0.0)
         growth = outward * overlap / jnp.maximum(square, _TINY)
+        radial_slope = layout.pooled(counted_in * sample.radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
-            sample.slope, sample.position, layout.pooled(counted_in * sample.radial.slope), growth
+            sample.slope, sample.radial.length, radial_slope, growth
         )
+        state = _tree.where(sample.stride > 0, fitted, state)
         decay = counted_in * jnp.where(sample.usable, state.decay, 0.0)
         return sample._replace(slope=along, decay=decay), state
 

@@ -24,7 +24,7 @@ class TrackDisplacementState(NamedTuple):
       anchor: slow running mean of the parameters, the origin of the positions.
       tail: running mean of the recent parameters for evaluation; None where not kept.
       count: number of steps taken, int32 scalar.
-      skipped: number of steps whose gradient was zero, or it or the displacement not finite;
+      skipped: number of steps whose gradient was zero, or an inner product not finite;
         int32 scalar.
     """
 
@@ -51,7 +51,7 @@ def displacement_kernel(slope_dot: jax.Array, square: jax.Array) -> tuple[jax.Ar
     Returns:
       (<g, D> / |D|, |D|), and (0, 0) where the displacement is zero.
     """
-    length = jnp.sqrt(square)
+    length = _tree.root(square)
     moved = length > 0.0
     return jnp.where(moved, slope_dot / jnp.where(moved, length, 1.0), 0.0), length
 
@@ -195,11 +195,12 @@ def track_displacement(
             )
             slope_dot, square = layout.pooled(products[0]), layout.pooled(products[1])
             slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
+            length = position
             if mean_dtype is not None:
                 # The part of the length that rounding the means has added. It would end the search
                 # for the scale before it begins.
                 rounded = layout.inner(*_rounding.distances(params, anchor))
-                position = jnp.sqrt(jnp.maximum(square - (1.0 + share**2) * rounded, 0.0))
+                position = _tree.root(square - (1.0 + share**2) * rounded)
                 means = tuple(
                     _rounding.rounded(mean, kept, count, mean=n)
                     for n, (mean, kept) in enumerate(zip(means, (anchor, tail), strict=True))
@@ -210,18 +211,18 @@ def track_displacement(
             sums = sum(jnp.sum(jnp.abs(product)) for product in products)
             usable = _tree.telling(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             anchor, tail = _tree.where(usable, means, (anchor, tail))
-            about = Radial(*products[2:]) if radial else None
-            return usable, slope, position, about, anchor, tail
+            point_products = (*products[2:], length) if radial else ()
+            return usable, slope, position, point_products, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
             minus_squares = layout.apart.inner(*squares())
             usable = _tree.telling(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
-            about = Radial(none, none, none) if radial else None
-            return usable, nothing, nothing, about, anchor, tail
+            point_products = (none, none, none, nothing) if radial else ()
+            return usable, nothing, nothing, point_products, anchor, tail
 
-        usable, slope, position, about, anchor, tail = _tree.branch(
+        usable, slope, position, point_products, anchor, tail = _tree.branch(
             due, look, pass_by, state.anchor, state.tail
         )
         skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
@@ -231,6 +232,11 @@ def track_displacement(
         # The anchor of a restarted state belongs to the forgotten past.
         fresh = count == 1
         slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
+        about = None
+        if radial:
+            radial_slope, overlap, point_square, length = point_products
+            length = jnp.where(fresh, 0.0, length)
+            about = Radial(radial_slope, overlap, point_square, length)
 
         def go(base_state: Any) -> tuple[Any, Any]:
             direction, base_state = base.update(

@@ -67,7 +67,8 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
-      decay: a link between tracker and estimator, such as :func:`decay_outward`.
+      decay: a link between tracker and estimator, such as :func:`decay_outward`; the tracker
+        takes three more inner products for it.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
         off by about half a percent each, at random.
@@ -198,14 +199,15 @@ def parabolic_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate: the one to take first.
 
-    The step is :math:`-\eta u - \min(\eta \omega, 1/t)\,\theta`, with
+    The step is :math:`-\eta u - \min(\eta \omega, 1/(t + 29))\,\theta`, with
     :math:`u = \hat m / (\sqrt{\hat v} + \epsilon)` where it agrees with the gradient, and 0 in the
     coordinates whose extremum lies behind (:func:`cautious`). The
     decay scales with the step size that the model finds, as it scales with the learning
     rate in ``optax.adamw``, but the weights shrink no faster than the run gets longer.
     By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
-    where it has a minimum. State and floor of the traffic
+    where it has a minimum. The slopes that set the step size leave out the scale of the weights
+    as far as decay holds it. State and floor of the traffic
     are those of :func:`parabolic_adam` and three numbers; the inner products are three more, which
     read gradients, parameters and both means.
 

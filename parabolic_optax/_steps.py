@@ -22,6 +22,8 @@ _LEAST_NORM = 0.1
 _JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
+# Weights shrink no faster than by 1 / (t + this) in a step: as the slopes are forgotten.
+_GRACE = 29.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
 
@@ -187,7 +189,7 @@ def step_multiplicative(
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
 
-        travelled = jnp.sqrt(jnp.sum(sample.position**2)) / jnp.where(
+        travelled = _tree.root(jnp.sum(sample.position**2)) / jnp.where(
             state.scale > 0.0, state.scale, 1.0
         )
         was_searching = (state.search >= sample.count - 1) & (state.scale > 0.0)
@@ -223,9 +225,10 @@ def step_multiplicative(
         steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
         if sample.decay is not None:
-            # Weights that shrink faster than the run gets longer would forget what is still in
-            # the means.
-            shrink = layout.apart.spread(jnp.minimum(step * sample.decay, 1.0 / count), params)
+            # Weights that shrink faster than the run gets longer would be gone before the means
+            # have seen it.
+            limit = 1.0 / (count + _GRACE)
+            shrink = layout.apart.spread(jnp.minimum(step * sample.decay, limit), params)
             moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
         return moved, _tree.where(sample.stride > 0, new, state)
 

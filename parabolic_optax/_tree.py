@@ -219,6 +219,12 @@ def count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def root(square: jax.Array) -> jax.Array:
+    """Square root, 0 of what is negative; its derivative at 0 is 0 and not infinite."""
+    positive = square > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
 def dot(a: Any, b: Any) -> jax.Array:
     """Real inner product of two trees of wide leaves; scalar."""
     return project(jax.tree.map(lambda x: x[None], a), b, 1)[0]

@@ -25,18 +25,22 @@ Per = Literal["tensor", "global"] | Callable[[str, jax.Array], Axis] | Any
 class Radial(NamedTuple):
     """Inner products with the mean that is read out, or the parameters where none is kept.
 
-    Each is float32 of shape [m], m the number of parabolas, and that of leaves where all share one.
+    Each but the last is float32 of shape [m], m the number of parabolas, and that of leaves where
+    all share one.
 
     Attributes:
       slope: of the gradient: derivative of the loss by the logarithm of the scale of that point,
         to second order, loss units.
       overlap: of the displacement, squared parameter units.
       square: of that point itself, squared parameter units.
+      length: of the displacement, with what rounding the means adds to it, which the position
+        leaves out, parameter units; float32 of shape [n].
     """
 
     slope: jax.Array
     overlap: jax.Array
     square: jax.Array
+    length: jax.Array
 
 
 class Sample(NamedTuple):
@@ -45,14 +49,15 @@ class Sample(NamedTuple):
     Attributes:
       update: the base step at unit step size, pointing downhill; like the parameters.
       slope: directional derivative of the loss along the unit direction, loss units
-        per parameter unit; float32 of shape [n], n the number of parabolas.
+        per parameter unit; float32 of shape [n], n the number of parabolas. A decay leaves out
+        what belongs to the scale of the weights.
       position: signed coordinate of the parameters along that direction, measured from
         the point the tracker is anchored at, parameter units; float32 of shape [n].
       count: number of the step, 1 for the first; those left out do not count; int32 scalar.
       stride: number of steps that the sample stands for; 0 between samples and where it is not
         usable, and then the links keep their state; float32 scalar.
-      usable: whether the squared norm of the gradient is a number other than zero, and slope
-        and position are numbers. Where not, the step is zero; bool scalar.
+      usable: whether the squared norm of the gradient is a number other than zero, and all inner
+        products are numbers. Where not, the step is zero; bool scalar.
       radial: inner products with the mean that is read out, or None where they are not wanted.
       decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
         where there is none; m as in :class:`Radial`.

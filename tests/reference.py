@@ -53,8 +53,8 @@ def outward(slope, slope_size):
     return min(max((-slope / slope_size - 0.4) / 0.6, 0.0), 1.0)
 
 
-def tangential(slope, position, radial_slope, growth):
-    return slope - growth * radial_slope / position
+def tangential(slope, length, radial_slope, growth):
+    return slope - growth * radial_slope / length
 
 
 def flip(curvature, offset, position, cap):

@@ -10,6 +10,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import enable_x64
 
 import parabolic_optax as po
 from parabolic_optax import _decay
@@ -41,8 +42,8 @@ def test_tangential_kernel_matches_its_twin(slope, position, radial_slope, growt
 
 
 def test_tangential_kernel_where_nothing_has_moved():
-    got = _decay.tangential_kernel(*(jnp.float32(number) for number in (0.0, 0.0, 3.0, 0.5)))
-    assert got == 0.0
+    got = _decay.tangential_kernel(*(jnp.float32(number) for number in (2.0, 0.0, 3.0, 0.5)))
+    assert got == 2.0
 
 
 def train(optimizer, gradient, params: Any, steps=800) -> Any:
@@ -82,7 +83,7 @@ def test_weights_that_grow_without_end_are_held():
     for strength in (0.025, 0.25, 1.0):
         optimizer = po.parabolic(optax.scale_by_adam(), decay=po.decay_outward(strength, mask=True))
         held, state, decays = train(optimizer, separable, start)
-        assert jnp.linalg.norm(held) < 0.9 * jnp.linalg.norm(free)
+        assert jnp.linalg.norm(held) < 0.65 * jnp.linalg.norm(free)
         assert po.metrics(state)["weight_decay"] >= 0.3 * strength
         assert jnp.all((decays >= 0.0) & (decays <= strength))
 
@@ -130,8 +131,10 @@ def test_slices_of_a_stack_are_matrices_by_their_own_axes():
     np.testing.assert_allclose(sample.decay, [0.0, 0.0, 0.25, 0.25])
 
 
-@pytest.mark.parametrize(("count", "shrinkage"), [(2, 0.15), (40, 0.025)])
-def test_weights_shrink_no_faster_than_the_run_gets_longer(count, shrinkage):
+@pytest.mark.parametrize(
+    ("count", "decay", "shrinkage"), [(2, 0.5, 1 / 31), (11, 0.5, 0.025), (11, 0.01, 0.01)]
+)
+def test_weights_shrink_no_faster_than_the_run_gets_longer(count, decay, shrinkage):
     params = jnp.array([2.0, -4.0])
     sample = po.Sample(
         update=jnp.zeros(2),
@@ -140,7 +143,7 @@ def test_weights_shrink_no_faster_than_the_run_gets_longer(count, shrinkage):
         count=jnp.int32(count),
         stride=jnp.float32(1.0),
         usable=jnp.array(True),
-        decay=jnp.array([0.15]),
+        decay=jnp.array([decay]),
     )
     parabola = po.Parabola(sample, *(jnp.zeros(1) for _ in range(4)))
     rule: Any = po.step_multiplicative(initial_step=1.0)
@@ -171,30 +174,71 @@ def test_one_parabola_for_all_decays_the_same_leaves():
         np.testing.assert_allclose(sample.decay, decay)
 
 
+@pytest.mark.parametrize("mean_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("mask", [None, {"b": True, "w": False}])
 @pytest.mark.parametrize("per", ["tensor", "global"])
-def test_the_slope_is_judged_without_the_growth_of_what_decays(per):
+def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_dtype):
     """Against the projection written out."""
-    keys = jax.random.split(jax.random.key(3), 4)
-    params = {"b": jax.random.normal(keys[0], (3,)), "w": jax.random.normal(keys[1], (4, 3))}
-    moved = jax.tree.map(lambda p: p + 0.3 * jnp.cos(5.0 * p), params)
+    keys = jax.random.split(jax.random.key(3))
+    params = {"b": jax.random.normal(keys[0], (2000,)), "w": jax.random.normal(keys[1], (40, 40))}
+    moved = jax.tree.map(lambda p: p + 0.03 * jnp.cos(5.0 * p) + 0.01 * p, params)
     grads = jax.tree.map(lambda p: jnp.sin(7.0 * p) - p, moved)
-    free: Any = po.track_displacement(optax.identity(), per=per, radial=True)
-    _, state = free.update(grads, free.init(params), params)
-    before, after = free.update(grads, state, moved)[0], state
-    decay: Any = po.decay_outward(per=per)
+    tracker: Any = po.track_displacement(
+        optax.identity(), per=per, radial=True, mean_dtype=mean_dtype
+    )
+    _, state = tracker.update(grads, tracker.init(params), params)
+    before, _ = tracker.update(grads, state, moved)
+    decay: Any = po.decay_outward(mask=mask, per=per)
     outward = decay.init(params)._replace(slope=jnp.float32(-1e6), slope_size=jnp.float32(1e6))
     sample, _ = decay.update(before, outward, moved)
 
-    y = after.tail["w"]
-    weight = 10.0 / 11.0
-    point = jax.tree.map(lambda p, t: p + 0.7 * (1 - weight) * (t - p), moved, after.tail)
-    displacement = jax.tree.map(jnp.subtract, point, after.anchor)
-    growth = jnp.sum(displacement["w"] * y) / jnp.sum(y * y)
-    left = displacement | {"w": displacement["w"] - growth * y}
+    name = "w" if mask is None else "b"
+    tail, anchor = (
+        jax.tree.map(lambda m: m.astype(jnp.float32), m) for m in (state.tail, state.anchor)
+    )
+    share = 0.7 * (1.0 - 10.0 / 11.0)
+    displacement = jax.tree.map(lambda p, y, a: p + share * (y - p) - a, moved, tail, anchor)
+    growth = jnp.sum(displacement[name] * tail[name]) / jnp.sum(tail[name] ** 2)
+    left = displacement | {name: displacement[name] - growth * tail[name]}
     along = jnp.stack([jnp.sum(grads[name] * left[name]) for name in ("b", "w")])
     expected = jnp.sum(along, keepdims=True) if per == "global" else along
-    np.testing.assert_allclose(sample.slope * sample.position, expected, rtol=1e-4)
-    assert jnp.any(jnp.abs(sample.slope - before.slope) > 0.01 * jnp.abs(before.slope))
+    got = sample.slope * before.radial.length
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    assert jnp.any(jnp.abs(got - before.slope * before.radial.length) > 0.1)
+
+
+def test_no_strength_changes_nothing():
+    start = jnp.array([0.3, -0.1, 0.2])
+    free, _, _ = train(po.parabolic(optax.scale_by_adam()), separable, start)
+    none = po.parabolic(optax.scale_by_adam(), decay=po.decay_outward(0.0, mask=True))
+    held, _, _ = train(none, separable, start)
+    np.testing.assert_allclose(held, free, rtol=1e-5)
+
+
+def test_another_per_than_the_trackers_is_named():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    for per, own in (("global", "tensor"), ("tensor", "global")):
+        tracker = po.track_displacement(optax.identity(), per=per, radial=True)
+        chain: Any = optax.chain(tracker, po.decay_outward(per=own))
+        with pytest.raises(ValueError, match="same per"):
+            chain.update(params, chain.init(params), params)
+
+
+@pytest.mark.parametrize("make", [po.parabolic_adamw, po.parabolic_muon])
+def test_an_injected_decay_keeps_the_types_of_the_state(make):
+    """It has the type of the gradients."""
+    with enable_x64():
+        optimizer = optax.inject_hyperparams(make)(weight_decay=0.1)
+        params = jnp.ones((3, 2), jnp.float64)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(0.1 * params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        state = optimizer.init(params)
+        (params, state), _ = jax.lax.scan(step, (params, state), None, 3)
+        assert po.metrics(state)["weight_decay"] == np.float32(0.1)
 
 
 def test_always():
@@ -233,14 +277,26 @@ def test_reset_forgets():
     assert po.metrics(po.reset(state))["weight_decay"] == 0.0
 
 
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_reset_keeps_the_weights(weight_decay):
+    optimizer = po.parabolic_adamw(weight_decay=weight_decay, mask=True)
+    params, state, _ = train(optimizer, separable, jnp.array([0.3, -0.1, 0.2]))
+    state, norm = po.reset(state), jnp.linalg.norm(params)
+    for number in range(10):
+        grads = separable(params, jax.random.key(number))
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert jnp.linalg.norm(params) > 0.6 * norm
+
+
 @pytest.mark.parametrize("given_decay", [0.1, 0.2, 1.0])
 def test_a_given_decay_does_not_throw_the_weights_over_zero(given_decay):
     """Decay holds them and the loss asks for more: steps judged with that would grow for ever."""
     start = jnp.array([0.3, -0.1, 0.2])
     held, _, _ = train(po.parabolic_adamw(weight_decay=given_decay), separable, start, 1500)
-    free, _, _ = train(po.parabolic_adamw(weight_decay=0.0), separable, start, 1500)
+    free, _, _ = train(po.parabolic(po.cautious(optax.scale_by_adam())), separable, start, 1500)
     assert jnp.sum(held * NORMAL) > 0.9 * jnp.linalg.norm(held)
-    assert jnp.linalg.norm(held) < 0.9 * jnp.linalg.norm(free)
+    assert jnp.linalg.norm(held) < 0.7 * jnp.linalg.norm(free)
 
 
 @pytest.mark.parametrize("strength", [-0.1, float("nan")])

@@ -138,7 +138,7 @@ def test_inner_product_of_complex_numbers_is_real():
 
 
 @pytest.mark.parametrize(
-    "shape", [(), (0,), (5,), (3, 0), (7, 9), (3, 70_000), (70_000, 3), (2, 40, 5)]
+    "shape", [(), (0,), (5,), (3, 0), (7, 9), (3, 70_000), (70_000, 3), (2, 40, 5), (3, 40_000)]
 )
 def test_inner_products_of_any_shape(shape):
     """Whether they are summed by rows, all pairs in one loop, or one after the other."""
@@ -146,7 +146,7 @@ def test_inner_products_of_any_shape(shape):
     got = _tree.Layout.of(a, "tensor").inners((a, b), (c, c), (b, c))
     for value, (x, y) in zip(got, ((a, b), (c, c), (b, c)), strict=True):
         expected = np.vdot(np.asarray(x, np.float64), np.asarray(y, np.float64))
-        np.testing.assert_allclose(value, [expected], atol=1e-6 * max(1, a.size))
+        np.testing.assert_allclose(value, [expected], atol=1e-5 * max(1, a.size))
 
 
 def test_many_equal_terms_are_not_lost():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -437,3 +439,26 @@ def test_gpus_do_not_branch(monkeypatch):
     assert none == 0
     assert po.metrics(one[1])["skipped"] == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), one, other)
+
+
+@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd])
+def test_a_run_is_differentiable(make):
+    """By a number that the loss depends on, against differences."""
+    optimizer: Any = make()
+
+    def trained(scale):
+        params = {"w": jnp.full((2, 3), 0.3), "b": jnp.zeros(3)}
+
+        def loss(p):
+            return jnp.sum((scale * p["w"].sum(0) + p["b"] - jnp.arange(3.0)) ** 2)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, 20)
+        return jnp.sum(params["w"] ** 2)
+
+    by_hand = (trained(1.001) - trained(0.999)) / 0.002
+    np.testing.assert_allclose(jax.grad(trained)(1.0), by_hand, rtol=0.05, atol=1e-3)
