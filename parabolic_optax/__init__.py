@@ -69,13 +69,14 @@ from parabolic_optax._secants import track_secants
 from parabolic_optax._spans import track_averages, track_components, track_fixed
 from parabolic_optax._steps import step_multiplicative
 from parabolic_optax._trust import step_trust_region
-from parabolic_optax._types import Parabola, Quadratic, Sample, Secants, Span
+from parabolic_optax._types import Parabola, Quadratic, Radial, Sample, Secants, Span
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Parabola",
     "Quadratic",
+    "Radial",
     "Sample",
     "Secants",
     "Span",
