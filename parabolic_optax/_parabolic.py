@@ -330,7 +330,8 @@ def parabolic_muon(
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
     The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
-    found as in :func:`parabolic_adamw`. State: three buffers for
+    found as in :func:`parabolic_adamw`, but up to 1: with steps that are so long from the start
+    the limit on the shrinkage is what counts. State: three buffers for
     matrices and four for the rest; the products of matrices cost far more than their traffic.
 
     Args:
@@ -375,15 +376,17 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, None, per),
+        decay=_found_or_given(weight_decay, None, per, strongest=1.0),
         mean_dtype=mean_dtype,
     )
 
 
-def _found_or_given(weight_decay: Any, mask: Any, per: Per) -> optax.GradientTransformation:
+def _found_or_given(
+    weight_decay: Any, mask: Any, per: Per, strongest: float = 0.25
+) -> optax.GradientTransformation:
     """The decay that is found, of matrices, or one that is given, of all leaves."""
     if weight_decay is None:
-        return _decay.decay_outward(mask=mask, per=per)
+        return _decay.decay_outward(strongest, mask, per=per)
     _tree.check_range("weight_decay", weight_decay, 0.0)
     mask = True if mask is None else mask
     return _decay.decay_outward(weight_decay, mask, always=True, per=per)
