@@ -37,8 +37,9 @@ tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three
 together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
-  :func:`decay_outward` where wanted, :func:`estimate_uncentred`, :func:`flip_saddles`,
-  :func:`step_multiplicative`; its base direction can be made :func:`cautious`;
+  :func:`decay_outward` where wanted, which reads :class:`Radial`, :func:`estimate_uncentred`,
+  :func:`flip_saddles`, :func:`step_multiplicative`; its base direction can be made
+  :func:`cautious`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
 - any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`

@@ -356,7 +356,7 @@ def parabolic_muon(
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
       >>> optimizer = po.parabolic_muon()
-      >>> params = {"w": jnp.array([[3.0, -1.0], [0.5, 2.0]])}
+      >>> params = {"w": jnp.array([[3.0, -1.0], [0.5, -2.0]])}
       >>> state = optimizer.init(params)
       >>> grads = {"w": jnp.array([[2.0, 0.0], [0.0, -5.0]])}
       >>> updates, state = optimizer.update(grads, state, params)
