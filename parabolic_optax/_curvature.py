@@ -118,9 +118,7 @@ def estimate_uncentred(
             )
         past = state.slope_size
         surprise = jnp.where(past > 0.0, slope / jnp.maximum(past, _TINY), 0.0)
-        # At least the last two samples, so that one of them never decides alone.
-        weight = sample.stride * _tree.polynomial_weight(sample.count, memory)
-        weight = jnp.minimum(0.5, weight)
+        weight = _tree.sample_weight(sample.stride, sample.count, memory)
         fitted = UncentredMoments(
             *(
                 mean + weight * (value - mean)

@@ -307,6 +307,11 @@ def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     return jnp.asarray((power + 1.0) / (count.astype(jnp.float32) + power), jnp.float32)
 
 
+def sample_weight(stride: jax.Array, count: jax.Array, power: float | jax.Array) -> jax.Array:
+    """The same of a sample that stands for several steps, but never more than all before it."""
+    return jnp.minimum(0.5, stride * polynomial_weight(count, power))
+
+
 def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax.Array:
     """Weight of sample number `count` in an average that decays; scalar of `dtype`.
 
