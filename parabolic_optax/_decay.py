@@ -14,16 +14,23 @@ from parabolic_optax._types import Per, Sample, link
 _TINY = jnp.finfo(jnp.float32).tiny
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
+# Weights whose growth comes as near as this to the fastest shrinkage are no longer held by decay.
+_MARGIN = 1.0 / 6.0
 
 
 class DecayOutwardState(NamedTuple):
-    """Running means of the slope along the mean and of its size, and the decay they ask for.
+    """State of :func:`decay_outward`; all are float32 scalars.
 
-    All are float32 scalars.
+    Attributes:
+      slope: running mean of the slope along the mean that is read out.
+      slope_size: that of its size.
+      log_length: that of the logarithm of the length of the mean that is read out.
+      decay: what the first two ask for.
     """
 
     slope: jax.Array
     slope_size: jax.Array
+    log_length: jax.Array
     decay: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
@@ -45,6 +52,18 @@ def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
     """
     signal = slope / jnp.maximum(slope_size, _TINY)
     return jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
+
+
+def held_kernel(growth: jax.Array) -> jax.Array:
+    """How far decay can hold the weights, one set of parameters.
+
+    Args:
+      growth: rate at which the weights grow, in units of the fastest shrinkage, scalar.
+
+    Returns:
+      clip(6 (1 - growth), 0, 1).
+    """
+    return jnp.clip((1.0 - growth) / _MARGIN, 0.0, 1.0)
 
 
 def tangential_kernel(
@@ -99,9 +118,14 @@ def decay_outward(
 
     .. math::
       \langle g, D \rangle \leftarrow \langle g, D \rangle
-        - \kappa \langle g, \bar y \rangle \langle D, \bar y \rangle / |\bar y|^2
+        - \kappa h \langle g, \bar y \rangle \langle D, \bar y \rangle / |\bar y|^2,
+      \qquad
+      h = \mathrm{clip}\left(6 - 6 \frac{d \log |\bar y|}{d \log t}, 0, 1\right)
 
-    with the products of all leaves that decay, and :math:`\kappa` of the sample before. (So the
+    with the products of all leaves that decay, and :math:`\kappa` of the sample before. Weights
+    that grow as fast as the run gets longer, which is as fast as they may shrink, are held by
+    nothing: a linear model that starts at zero has no other way to its minimum than outward, and
+    :math:`h` lets its steps grow. (So the
     slope of a single tensor is no longer along its own displacement, only that of the whole is.
     The steps of directions that are scaled already, for which this is made, go by the whole.)
 
@@ -122,7 +146,7 @@ def decay_outward(
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
-      is three float32 scalars; the tracker takes three more inner products for it.
+      is four float32 scalars; the tracker takes three more inner products for it.
 
     Raises:
       ValueError: a constant is out of range; in the update, the tracker has another `per`, or
@@ -148,7 +172,7 @@ def decay_outward(
     def init(params: Any) -> DecayOutwardState:
         del params
         zero = jnp.zeros([], jnp.float32)
-        return DecayOutwardState(zero, zero + 0.0, zero + 0.0)
+        return DecayOutwardState(zero, zero + 0.0, zero + 0.0, zero + 0.0)
 
     def update(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
@@ -174,11 +198,16 @@ def decay_outward(
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
-        fitted = DecayOutwardState(mean, size, largest * share)
+        square = jnp.maximum(square, _TINY)
+        log_length = 0.5 * jnp.log(square)
+        level = state.log_length + weight * (log_length - state.log_length)
+        fitted = DecayOutwardState(mean, size, level, largest * share)
 
-        # By what was known before the noise of this gradient was drawn.
+        # By what was known before the noise of this gradient was drawn. A mean of this power lags
+        # behind by 1 / (memory + 1) in the logarithm of t.
+        held = held_kernel((memory + 1.0) * (log_length - level))
         outward = outward_kernel(state.slope, state.slope_size) * (largest > 0.0)
-        growth = outward * overlap / jnp.maximum(square, _TINY)
+        growth = held * outward * overlap / square
         radial_slope = layout.pooled(counted_in * sample.radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
             sample.slope, sample.radial.length, radial_slope, growth

@@ -208,7 +208,7 @@ def parabolic_adamw(
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
     where it has a minimum. The slopes that set the step size leave out the scale of the weights
     as far as decay holds it. State and floor of the traffic
-    are those of :func:`parabolic_adam` and three numbers; the inner products are three more, which
+    are those of :func:`parabolic_adam` and four numbers; the inner products are three more, which
     read gradients, parameters and both means.
 
     Args:

@@ -53,6 +53,10 @@ def outward(slope, slope_size):
     return min(max((-slope / slope_size - 0.4) / 0.6, 0.0), 1.0)
 
 
+def held(growth):
+    return min(max(6.0 * (1.0 - growth), 0.0), 1.0)
+
+
 def tangential(slope, length, radial_slope, growth):
     return slope - growth * radial_slope / length
 

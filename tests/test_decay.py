@@ -33,6 +33,13 @@ def test_kernel_is_zero_before_anything_was_seen():
 
 
 @few
+@given(st.floats(-2.0, 4.0, width=32))
+def test_held_kernel_matches_its_twin(growth):
+    got = _decay.held_kernel(jnp.float32(growth))
+    np.testing.assert_allclose(got, reference.held(growth), atol=1e-6)
+
+
+@few
 @given(mean, st.floats(2.0**-10, 1e3, width=32), mean, st.floats(-4.0, 4.0, width=32))
 def test_tangential_kernel_matches_its_twin(slope, position, radial_slope, growth):
     numbers = (slope, position, radial_slope, growth)
@@ -99,6 +106,18 @@ def test_a_minimum_is_not_moved():
 
     assert jnp.mean(decays[400:]) < 0.02
     assert miss(state, held) < miss(free_state, free) + 0.05
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+@pytest.mark.parametrize("make", [po.parabolic_adamw, po.parabolic_muon])
+def test_linear_regression_from_zero_finds_the_way_outward(make, noise):
+    target = jnp.array([[3.0, -2.0], [1.0, 4.0]])
+
+    def gradient(params, key):
+        return 2.0 * (params - target) + noise * jax.random.normal(key, params.shape)
+
+    params, state, _ = train(make(), gradient, jnp.zeros((2, 2)), steps=400)
+    assert jnp.linalg.norm(po.eval_params(state, params) - target) < 0.2 * jnp.linalg.norm(target)
 
 
 def links(**arguments) -> Any:
@@ -190,7 +209,9 @@ def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_d
     before, _ = tracker.update(grads, state, moved)
     decay: Any = po.decay_outward(mask=mask, per=per)
     outward = decay.init(params)._replace(slope=jnp.float32(-1e6), slope_size=jnp.float32(1e6))
-    sample, _ = decay.update(before, outward, moved)
+    # The mean that is read out has a length of 40 or 45.
+    sample, _ = decay.update(before, outward._replace(log_length=jnp.log(46.0)), moved)
+    growing, _ = decay.update(before, outward._replace(log_length=jnp.log(30.0)), moved)
 
     name = "w" if mask is None else "b"
     tail, anchor = (
@@ -205,6 +226,7 @@ def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_d
     got = sample.slope * before.radial.length
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
     assert jnp.any(jnp.abs(got - before.slope * before.radial.length) > 0.1)
+    np.testing.assert_array_equal(growing.slope, before.slope)
 
 
 def test_no_strength_changes_nothing():
