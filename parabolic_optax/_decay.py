@@ -61,9 +61,9 @@ def held_kernel(growth: jax.Array) -> jax.Array:
       growth: rate at which the weights grow, in units of the fastest shrinkage, scalar.
 
     Returns:
-      clip(6 (1 - growth), 0, 1).
+      clip(6 (1 - growth), 1/2, 1).
     """
-    return jnp.clip((1.0 - growth) / _MARGIN, 0.0, 1.0)
+    return jnp.clip((1.0 - growth) / _MARGIN, 0.5, 1.0)
 
 
 def tangential_kernel(
@@ -120,14 +120,14 @@ def decay_outward(
       \langle g, D \rangle \leftarrow \langle g, D \rangle
         - \kappa h \langle g, \bar y \rangle \langle D, \bar y \rangle / |\bar y|^2,
       \qquad
-      h = \mathrm{clip}\left(6 - 6 \frac{d \log |\bar y|}{d \log t}, 0, 1\right)
+      h = \mathrm{clip}\left(6 - 6 \frac{d \log |\bar y|}{d \log t}, \frac12, 1\right)
 
     with the products of all leaves that decay, and :math:`\kappa` of the sample before. Weights
-    that grow as fast as the run gets longer, which is as fast as they may shrink, are held by
-    nothing: a linear model that starts at zero has no other way to its minimum than outward, and
-    :math:`h` lets its steps grow. (So the
-    slope of a single tensor is no longer along its own displacement, only that of the whole is.
-    The steps of directions that are scaled already, for which this is made, go by the whole.)
+    that grow as fast as the run gets longer, which is as fast as they may shrink, are not held:
+    for them half of the part stays, because a linear model that starts at zero has no other way to
+    its minimum than outward. (So the slope of a single tensor is no longer along its own
+    displacement, only that of the whole is. The steps of directions that are scaled already, for
+    which this is made, go by the whole.)
 
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn

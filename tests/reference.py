@@ -54,7 +54,7 @@ def outward(slope, slope_size):
 
 
 def held(growth):
-    return min(max(6.0 * (1.0 - growth), 0.0), 1.0)
+    return min(max(6.0 * (1.0 - growth), 0.5), 1.0)
 
 
 def tangential(slope, length, radial_slope, growth):

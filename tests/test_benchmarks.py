@@ -71,7 +71,15 @@ def test_development_and_confirmation_share_nothing():
 
     assert sets("development").isdisjoint(sets("confirmation"))
     first, second = (run.SUITES[name] for name in ("development", "confirmation"))
-    assert first.first_seed + first.seeds <= second.first_seed
+    assert first.first_seed + 3 * first.seeds <= second.first_seed
+
+
+def test_scattered_workloads_get_more_seeds():
+    suite = run.SUITES["confirmation"]
+    assert set(suite.scattered) < set(workloads.SUITES["confirmation"])
+    assert suite.seeds_of("digits_mlp") == list(range(1000, 1009))
+    assert suite.seeds_of("austen_gru") == [1000, 1001, 1002]
+    assert suite.seeds_of("digits_mlp", 2) == [1000, 1001]
 
 
 def test_every_workload_is_in_a_suite():
