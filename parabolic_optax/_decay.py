@@ -14,7 +14,7 @@ from parabolic_optax._types import Per, Sample, link
 _TINY = jnp.finfo(jnp.float32).tiny
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
-# Weights whose growth comes as near as this to the fastest shrinkage are no longer held by decay.
+# Nearer than this to the fastest shrinkage, the growth of weights is less and less held by decay.
 _MARGIN = 1.0 / 6.0
 
 
@@ -24,7 +24,7 @@ class DecayOutwardState(NamedTuple):
     Attributes:
       slope: running mean of the slope along the mean that is read out.
       slope_size: that of its size.
-      log_length: that of the logarithm of the length of the mean that is read out.
+      log_length: running mean of log |y|, y the mean that is read out.
       decay: what the first two ask for.
     """
 
@@ -124,10 +124,10 @@ def decay_outward(
 
     with the products of all leaves that decay, and :math:`\kappa` of the sample before. Weights
     that grow as fast as the run gets longer, which is as fast as they may shrink, are not held:
-    for them half of the part stays, because a linear model that starts at zero has no other way to
-    its minimum than outward. (So the slope of a single tensor is no longer along its own
-    displacement, only that of the whole is. The steps of directions that are scaled already, for
-    which this is made, go by the whole.)
+    for them only half of that product is taken off, because a linear model that starts at zero
+    has no other way to its minimum than outward. (So the slope of a single tensor is no longer
+    along its own displacement, only that of the whole is. The steps of directions that are scaled
+    already, for which this is made, go by the whole.)
 
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
@@ -190,11 +190,13 @@ def decay_outward(
                 f" {layout.size}: give both the same per."
             )
         # A hyperparameter that is injected has the type of the gradients.
-        largest = jnp.real(jnp.asarray(strength)).astype(jnp.float32)
+        largest, power = (
+            jnp.real(jnp.asarray(value)).astype(jnp.float32) for value in (strength, memory)
+        )
         decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
         counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
         slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
-        weight = _tree.sample_weight(sample.stride, sample.count, memory)
+        weight = _tree.sample_weight(sample.stride, sample.count, power)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
@@ -205,7 +207,7 @@ def decay_outward(
 
         # By what was known before the noise of this gradient was drawn. A mean of this power lags
         # behind by 1 / (memory + 1) in the logarithm of t.
-        held = held_kernel((memory + 1.0) * (log_length - level))
+        held = held_kernel((power + 1.0) * (log_length - level))
         outward = outward_kernel(state.slope, state.slope_size) * (largest > 0.0)
         growth = held * outward * overlap / square
         radial_slope = layout.pooled(counted_in * sample.radial.slope)

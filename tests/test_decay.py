@@ -247,6 +247,16 @@ def test_another_per_than_the_trackers_is_named():
             chain.update(params, chain.init(params), params)
 
 
+def test_wide_constants_keep_the_types_of_the_state():
+    with enable_x64():
+        chain = links(strength=jnp.float64(0.25), memory=jnp.float64(29.0))
+        params = jnp.ones((3, 2), jnp.float32)
+        state = chain.init(params)
+        sample, new = chain.update(params, state, params)
+    assert sample.slope.dtype == jnp.float32
+    assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
+
+
 @pytest.mark.parametrize("make", [po.parabolic_adamw, po.parabolic_muon])
 def test_an_injected_decay_keeps_the_types_of_the_state(make):
     """It has the type of the gradients."""
