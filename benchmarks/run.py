@@ -36,24 +36,6 @@ _STEPS = tuple(f"{name}@initial_step={step}" for name in _MAIN for step in
                ("1e-8", "1e-4", "1e-2"))  # fmt: skip
 
 
-# Small networks with few rows: the seed decides as much as the method does, and a run takes a
-# second or two.
-_SCATTERED = (
-    "digits_mlp",
-    "mnist_mlp",
-    "mnist_softmax",
-    "digits_cnn",
-    "digits_resnet_bn",
-    "digits_bad_init",
-    "digits_deep_linear",
-    "wages_mlp",
-    "churn_mlp",
-    "flights_embedding",
-    "tumours_posterior",
-    "poisson_pinn",
-)
-
-
 class Suite(NamedTuple):
     """Which workloads are run with which optimizers; seeds of one set are in no other.
 
@@ -76,7 +58,7 @@ SUITES = {
     "development-short": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "development-robustness": Suite((*_MAIN, *_STEPS), 0, 3),
     "development-moving": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
-    "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3, _SCATTERED),
+    "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3, workloads.SCATTERED),
     "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 3),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
