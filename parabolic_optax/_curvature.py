@@ -9,9 +9,6 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Parabola, Per, Sample, link
 
-# The smallest normal float32 keeps 0/0 at 0 and leaves every other ratio as it is.
-_TINY = jnp.finfo(jnp.float32).tiny
-
 
 class UncentredMoments(NamedTuple):
     """Running means over slopes s and positions x, one per parabola and one for the whole.
@@ -45,8 +42,7 @@ def uncentred_kernel(
     Returns:
       E[s] / E|s|, E[s] / E[x] and -E[x]; 0 where nothing has moved yet.
     """
-    signal = slope / jnp.maximum(slope_size, _TINY)
-    return signal, slope / jnp.maximum(position, _TINY), -position
+    return _tree.ratio(slope, slope_size), _tree.ratio(slope, position), -position
 
 
 def estimate_uncentred(
@@ -116,8 +112,7 @@ def estimate_uncentred(
                 f"the tracker samples {slope.shape[0] - 1} parabolas, this estimator was"
                 f" initialised for {state.slope.shape[0] - 1}: give both the same per."
             )
-        past = state.slope_size
-        surprise = jnp.where(past > 0.0, slope / jnp.maximum(past, _TINY), 0.0)
+        surprise = _tree.ratio(slope, state.slope_size)
         weight = _tree.sample_weight(sample.stride, sample.count, memory)
         fitted = UncentredMoments(
             *(
@@ -131,7 +126,7 @@ def estimate_uncentred(
         pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]
         parabola = Parabola(
             sample=sample,
-            curvature=pooled * state.slope_size[:-1] / jnp.maximum(state.position[:-1], _TINY),
+            curvature=_tree.ratio(pooled * state.slope_size[:-1], state.position[:-1]),
             offset=offset[:-1],
             signal=pooled,
             # A tensor must heed an alarm of the whole; the whole, that of a tensor, need not.
@@ -145,5 +140,5 @@ def estimate_uncentred(
 def _with_whole(slope: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Appends slope and position along the displacement of all parameters together."""
     whole = _tree.root(jnp.sum(position**2))
-    along = jnp.sum(slope * position) / jnp.maximum(whole, _TINY)
+    along = _tree.ratio(jnp.sum(slope * position), whole)
     return jnp.append(slope, along), jnp.append(position, whole)

@@ -11,7 +11,6 @@ import optax
 from parabolic_optax import _tree
 from parabolic_optax._types import Per, Sample, link
 
-_TINY = jnp.finfo(jnp.float32).tiny
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
 # Nearer than this to the fastest shrinkage, the growth of weights is less and less held by decay.
@@ -50,7 +49,7 @@ def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
     Returns:
       clip((-E[r] / E|r| - 0.4) / 0.6, 0, 1); 0 where nothing was seen yet.
     """
-    signal = slope / jnp.maximum(slope_size, _TINY)
+    signal = _tree.ratio(slope, slope_size)
     return jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
 
 
@@ -80,9 +79,7 @@ def tangential_kernel(
     Returns:
       <g, D - growth y> / |D|, and the slope as it is where the displacement is zero.
     """
-    moved = length > 0.0
-    left_out = growth * radial_slope / jnp.where(moved, length, 1.0)
-    return slope - jnp.where(moved, left_out, 0.0)
+    return slope - _tree.ratio(growth * radial_slope, length)
 
 
 def decay_outward(
@@ -200,8 +197,10 @@ def decay_outward(
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
-        square = jnp.maximum(square, _TINY)
-        log_length = 0.5 * jnp.log(square)
+        log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
+        # Not limited as the weight of noisy slopes is: the first sample sets the level, and powers
+        # of t are read right from the second one on.
+        weight = jnp.minimum(1.0, sample.stride * _tree.polynomial_weight(sample.count, power))
         level = state.log_length + weight * (log_length - state.log_length)
         fitted = DecayOutwardState(mean, size, level, largest * share)
 
@@ -209,7 +208,7 @@ def decay_outward(
         # behind by 1 / (memory + 1) in the logarithm of t.
         held = held_kernel((power + 1.0) * (log_length - level))
         outward = outward_kernel(state.slope, state.slope_size) * (largest > 0.0)
-        growth = held * outward * overlap / square
+        growth = held * outward * _tree.ratio(overlap, square)
         radial_slope = layout.pooled(counted_in * sample.radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
             sample.slope, sample.radial.length, radial_slope, growth

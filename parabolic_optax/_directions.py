@@ -52,8 +52,7 @@ def displacement_kernel(slope_dot: jax.Array, square: jax.Array) -> tuple[jax.Ar
       (<g, D> / |D|, |D|), and (0, 0) where the displacement is zero.
     """
     length = _tree.root(square)
-    moved = length > 0.0
-    return jnp.where(moved, slope_dot / jnp.where(moved, length, 1.0), 0.0), length
+    return _tree.ratio(slope_dot, length), length
 
 
 def track_displacement(

@@ -189,9 +189,7 @@ def step_multiplicative(
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
 
-        travelled = _tree.root(jnp.sum(sample.position**2)) / jnp.where(
-            state.scale > 0.0, state.scale, 1.0
-        )
+        travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
         was_searching = (state.search >= sample.count - 1) & (state.scale > 0.0)
         # Rounding lets the parameters fall short of the reach; half of it is good enough.
         searching = was_searching & (travelled < 0.5 * _REACH)

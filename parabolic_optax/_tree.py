@@ -225,6 +225,12 @@ def root(square: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
+def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """part / whole; 0, with derivatives of 0, unless the whole is a positive normal float32."""
+    normal = whole > jnp.finfo(jnp.float32).tiny
+    return jnp.where(normal, part / jnp.where(normal, whole, 1.0), 0.0)
+
+
 def dot(a: Any, b: Any) -> jax.Array:
     """Real inner product of two trees of wide leaves; scalar."""
     return project(jax.tree.map(lambda x: x[None], a), b, 1)[0]

@@ -14,6 +14,7 @@ from problems import enable_x64
 
 import parabolic_optax as po
 from parabolic_optax import _decay
+from parabolic_optax._types import Radial
 
 NORMAL = jnp.array([1.0, -2.0, 3.0]) / jnp.sqrt(14.0)
 
@@ -211,7 +212,7 @@ def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_d
     outward = decay.init(params)._replace(slope=jnp.float32(-1e6), slope_size=jnp.float32(1e6))
     # The mean that is read out has a length of 40 or 45.
     sample, _ = decay.update(before, outward._replace(log_length=jnp.log(46.0)), moved)
-    growing, _ = decay.update(before, outward._replace(log_length=jnp.log(30.0)), moved)
+    growing, _ = decay.update(before, outward._replace(log_length=jnp.log(10.0)), moved)
 
     name = "w" if mask is None else "b"
     tail, anchor = (
@@ -228,6 +229,52 @@ def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_d
     assert jnp.any(jnp.abs(got - before.slope * before.radial.length) > 0.1)
     half = 0.5 * (sample.slope + before.slope)
     np.testing.assert_allclose(growing.slope, half, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("power", [0.86, 0.9])
+def test_the_power_of_t_by_which_weights_grow_is_read_from_the_start(power, unit):
+    """Of a mean |y| = t^power the part h = 6 (1 - power) is held, and left out of the slope."""
+    decay: Any = po.decay_outward(mask=True)
+    params, one, minus = jnp.ones(2), jnp.ones(1), -jnp.ones(1)
+
+    def held(state, count):
+        square = jnp.array([(unit * count**power) ** 2], jnp.float32)
+        sample = po.Sample(
+            update=params,
+            slope=minus,
+            position=one,
+            count=jnp.int32(count),
+            stride=jnp.float32(1.0),
+            usable=jnp.array(True),
+            radial=Radial(slope=minus, overlap=square, square=square, length=one),
+        )
+        sample, state = decay.update(sample, state, params)
+        return float(sample.slope[0]) + 1.0, state
+
+    state = decay.init(params)
+    _, state = held(state, 1)
+    for _ in range(2):
+        for count in range(2, 60):
+            part, state = held(state, count)
+            if count > 20:
+                np.testing.assert_allclose(part, 6.0 * (1.0 - power), atol=6.0 * power / count)
+        _, state = held(state.restart(), 1)
+
+
+def test_a_run_from_zero_has_a_derivative():
+    optimizer = po.parabolic_adamw()
+
+    def distance(target):
+        params = jnp.zeros((2, 2))
+        state = optimizer.init(params)
+        for _ in range(4):
+            updates, state = optimizer.update(params - target, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params**2)
+
+    derivative = jax.jit(jax.grad(distance))(jnp.array([[3.0, -2.0], [1.0, 4.0]]))
+    assert jnp.all(jnp.isfinite(derivative))
 
 
 def test_no_strength_changes_nothing():
