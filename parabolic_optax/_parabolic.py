@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from parabolic_optax import _cautious, _curvature, _decay, _directions, _saddle, _steps, _tree
+from parabolic_optax import (
+    _block_rms,
+    _cautious,
+    _curvature,
+    _decay,
+    _directions,
+    _saddle,
+    _steps,
+    _tree,
+)
 from parabolic_optax._types import Per
 
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
@@ -60,7 +69,7 @@ def parabolic(
       pooling: share of the signal of all parameters together in that of every parabola, in
         [0, 1]. At 1 all step sizes rise and fall together, which suits directions whose
         scale does not depend on the gradient's, such as Adam's and Muon's. Raw gradients
-        differ in scale from tensor to tensor and want less; :func:`parabolic_sgd` takes 0.75.
+        differ in scale from tensor to tensor and want less, such as 0.75.
       initial_step: step size of the first step, before the search for the scale.
       max_rate: largest growth of the logarithm of the step size in a step. Adam's directions bear
         0.07, which :func:`parabolic_adam` and :func:`parabolic_adamw` take.
@@ -269,12 +278,17 @@ def parabolic_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent with momentum, without a learning rate.
 
-    The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) g`, so that
-    the step size has the same meaning for every :math:`\beta`. One buffer less than
-    :func:`parabolic_adam`, and two numbers per parameter less to move: 12 bytes kept and at
-    least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
-    ``mean_dtype=jnp.bfloat16``. A gross outlier among the gradients enters the direction at
-    full length; where such occur, clip them in front.
+    The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) \hat g`, so that
+    the step size has the same meaning for every :math:`\beta`, of gradients in units of
+    their tensor's own size over the last 1,000 steps, and at most 1.2 of it
+    (:func:`scale_by_block_rms`). So no tensor is left behind because its gradients are small, and
+    an outlier is no long step. For raw gradients take
+    ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.
+
+    One buffer less than :func:`parabolic_adam`, and two numbers per parameter less to move: 12
+    bytes kept and at least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
+    ``mean_dtype=jnp.bfloat16``. The sizes must be known before gradients are scaled, and read them
+    once more.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -293,7 +307,7 @@ def parabolic_sgd(
       ValueError: as :func:`parabolic` does; the momentum is not in [0, 1).
 
     Source:
-      Sutskever et al., ICML 2013, for the direction; this package for its length.
+      Sutskever et al., ICML 2013, for the momentum; this package for scale and length.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
@@ -308,10 +322,13 @@ def parabolic_sgd(
     if _tree.concrete(momentum) and momentum == 1.0:
         raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
     return parabolic(
-        optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
+        optax.chain(
+            _block_rms.scale_by_block_rms(per=per),
+            optax.trace(momentum, nesterov),
+            optax.scale(1.0 - momentum),
+        ),
         learning_rate,
         per=per,
-        pooling=0.75,
         initial_step=initial_step,
         tail_power=tail_power,
         mean_dtype=mean_dtype,

@@ -96,6 +96,15 @@ class Layout:
         """One value per parabola, from the sums that :attr:`apart` gives."""
         return jnp.sum(values, keepdims=True) if self.shared else values
 
+    def entries(self, tree: Any) -> np.ndarray:
+        """Number of entries of `tree` per parabola, at least 1; float32."""
+        counts = [
+            np.full(size, leaf.size // max(1, size))
+            for leaf, size in zip(jax.tree.leaves(tree), self.sizes, strict=True)
+        ]
+        each = np.concatenate([np.zeros(0), *counts])
+        return np.maximum(1.0, each.sum(keepdims=True) if self.shared else each).astype(np.float32)
+
     def spread(self, values: jax.Array, tree: Any) -> Any:
         """One array per leaf of `tree` that broadcasts the leaf's values over it."""
         leaves, treedef = jax.tree.flatten(tree)
@@ -226,7 +235,7 @@ def root(square: jax.Array) -> jax.Array:
 
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole; 0, with derivatives of 0, unless the whole is a positive normal float32."""
+    """Quotient; 0, with derivatives of 0, unless the whole is a positive normal float32."""
     normal = whole > jnp.finfo(jnp.float32).tiny
     return jnp.where(normal, part / jnp.where(normal, whole, 1.0), 0.0)
 
