@@ -10,8 +10,8 @@ from parabolic_optax import _tree
 from parabolic_optax._types import Per
 
 # A sample counts in the mean square with at most this many times the root of it. So one outlier
-# moves the scale by a twentieth, and gradients that have grown a thousandfold for good are met
-# within two hundred steps.
+# moves the scale by a twentieth, and where gradients have grown a thousandfold for good, it comes
+# within a factor of ten of them in 150 steps.
 _OUTLIER = 10.0
 
 

@@ -80,6 +80,14 @@ def search(log_step, before, travelled):
     return min(largest, before + math.log(REACH / travelled))
 
 
+def block_rms(square, mean_square, weight, limit):
+    if mean_square > 0.0:
+        mean_square += weight * (min(square, 100.0 * mean_square) - mean_square)
+    else:
+        mean_square = square
+    return min(1.0 / math.sqrt(mean_square), limit / math.sqrt(square)), mean_square
+
+
 class Adam:
     def __init__(self, params, b1=0.9, b2=0.999, eps=1e-8):
         self.b1, self.b2, self.eps, self.t = b1, b2, eps, 0

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,8 +95,9 @@ def test_translation_changes_nothing():
 
 
 @pytest.mark.parametrize("k", [-20, -3, 7, 20])
-def test_scaling_the_loss_leaves_adam_unchanged(k):
-    optimizer = po.parabolic_adam(eps=0.0)
+@pytest.mark.parametrize("make", [partial(po.parabolic_adam, eps=0.0), po.parabolic_sgd])
+def test_scaling_the_loss_changes_nothing(make, k):
+    optimizer = make()
     (plain, _), _ = train(optimizer, quadratic, as_jax(START), 100)
     (scaled, _), _ = train(optimizer, lambda p: quadratic(p, factor=2.0**k), as_jax(START), 100)
     for a, b in zip(plain, scaled, strict=True):
