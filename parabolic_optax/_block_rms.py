@@ -29,7 +29,7 @@ class ScaleByBlockRmsState(NamedTuple):
 
 
 def block_rms_kernel(
-    square: jax.Array, mean_square: jax.Array, weight: jax.Array, limit: float | jax.Array
+    square: jax.Array, mean_square: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Factor of a block's gradient, and its running mean square, one block.
 
@@ -37,22 +37,20 @@ def block_rms_kernel(
       square: mean square of the entries of the gradient, scalar.
       mean_square: running mean of it before, 0 where nothing was seen yet; scalar.
       weight: of this sample in the mean, scalar.
-      limit: largest root mean square of the result.
 
     Returns:
-      min(1 / sqrt(v), limit / sqrt(square)) and v, the mean with min(square, 100 mean_square)
-      taken in, or the square alone where it is the first. The factor is 0 where all is 0.
+      1 / sqrt(max(v, square)) and v, the mean with min(square, 100 mean_square) taken in, or the
+      square alone where it is the first. The factor is 0 where all is 0.
     """
     counted = jnp.minimum(square, _OUTLIER**2 * mean_square)
     seen = mean_square > 0.0
     fitted = jnp.where(seen, mean_square + weight * (counted - mean_square), square)
-    # Both roots, since the square of a limit times a gradient may be too large for float32.
-    size = jnp.maximum(_tree.root(fitted), _tree.root(square) / limit)
+    size = _tree.root(jnp.maximum(fitted, square))
     return _tree.ratio(jnp.ones_like(size), size), fitted
 
 
 def scale_by_block_rms(
-    decay: float = 0.999, limit: float | jax.Array = 1.2, *, per: Per = "tensor"
+    decay: float = 0.999, *, per: Per = "tensor"
 ) -> optax.GradientTransformation:
     r"""Gradients over the root mean square that those of their tensor have had of late.
 
@@ -62,17 +60,16 @@ def scale_by_block_rms(
 
     .. math::
       v_t = v_{t-1} + w_t \left( \min(q_t, 100\,v_{t-1}) - v_{t-1} \right), \qquad
-      u_t = g_t \min\left( \frac{1}{\sqrt{v_t}}, \frac{1.2}{\sqrt{q_t}} \right)
+      u_t = \frac{g_t}{\sqrt{\max(v_t, q_t)}}
 
     with :math:`w_t = \max(1 - \beta, 1/t)`. So entries of the result have a size of about 1, as
-    those of Adam's directions have, and at most 1.2, in the root mean square of the tensor; the
-    directions within a tensor are those of the gradient, and the loss may have any unit. The
+    those of Adam's directions have, and never more, in the root mean square of the tensor; the
+    direction within a tensor is that of the gradient, and the loss may have any unit. The
     memory is long, so that gradients that vanish at a minimum still shorten the steps: with a
     short one they keep their length and jump across. That of LARS and NovoGrad is a few steps.
 
     Args:
       decay: :math:`\beta` in [0, 1): memory of the mean square, about 1,000 steps.
-      limit: largest root mean square of a tensor of the result.
       per: what is scaled together, as the parabolas are in :func:`parabolic`: every tensor, all
         of them, or slices.
 
@@ -86,7 +83,7 @@ def scale_by_block_rms(
 
     Source:
       One scale per layer: You et al., arXiv:1708.03888, and Ginsburg et al., arXiv:1905.11286.
-      The limit and the long memory are this package's.
+      The long memory, and that outliers are held, are this package's.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
@@ -99,21 +96,18 @@ def scale_by_block_rms(
     _tree.check_range("decay", decay, 0.0, 1.0)
     if _tree.concrete(decay) and decay == 1.0:
         raise ValueError("decay must be below 1: at 1 no gradient is ever taken in.")
-    _tree.check_range("limit", limit, jnp.finfo(jnp.float32).tiny)
 
     def init(params: Any) -> ScaleByBlockRmsState:
         blocks = _tree.Layout.of(params, per).size
         return ScaleByBlockRmsState(jnp.zeros(blocks, jnp.float32), jnp.zeros([], jnp.int32))
 
-    def update(
-        updates: Any, state: ScaleByBlockRmsState, params: Any = None
-    ) -> tuple[Any, ScaleByBlockRmsState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ScaleByBlockRmsState]:
         del params
         layout = _tree.Layout.of(updates, per)
         count = jnp.asarray(optax.safe_increment(state.count))
         square = layout.inner(updates, updates) / layout.entries(updates)
-        factor, mean_square = jax.vmap(block_rms_kernel, in_axes=(0, 0, None, None))(
-            square, state.mean_square, _tree.recent_weight(count, decay, jnp.float32), limit
+        factor, mean_square = jax.vmap(block_rms_kernel, in_axes=(0, 0, None))(
+            square, state.mean_square, _tree.recent_weight(count, decay, jnp.float32)
         )
         # A factor may be beyond the range of half precision where its product is not.
         scaled = jax.tree.map(

@@ -280,7 +280,7 @@ def parabolic_sgd(
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) \hat g`, so that
     the step size has the same meaning for every :math:`\beta`, of gradients in units of
-    their tensor's own size over the last 1,000 steps, and at most 1.2 of it
+    their tensor's own size over the last 1,000 steps, or of their present one where that is larger
     (:func:`scale_by_block_rms`). So no tensor is left behind because its gradients are small, and
     an outlier is no long step. For raw gradients take
     ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.

@@ -80,12 +80,12 @@ def search(log_step, before, travelled):
     return min(largest, before + math.log(REACH / travelled))
 
 
-def block_rms(square, mean_square, weight, limit):
+def block_rms(square, mean_square, weight):
     if mean_square > 0.0:
         mean_square += weight * (min(square, 100.0 * mean_square) - mean_square)
     else:
         mean_square = square
-    return min(1.0 / math.sqrt(mean_square), limit / math.sqrt(square)), mean_square
+    return 1.0 / math.sqrt(max(mean_square, square)), mean_square
 
 
 class Adam:

@@ -16,15 +16,15 @@ few = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 @few
-@given(positive, st.just(0.0) | positive, st.floats(2.0**-10, 1.0, width=32), positive)
-def test_kernel_matches_its_twin(square, mean_square, weight, limit):
-    numbers = (square, mean_square, weight, limit)
+@given(positive, st.just(0.0) | positive, st.floats(2.0**-10, 1.0, width=32))
+def test_kernel_matches_its_twin(square, mean_square, weight):
+    numbers = (square, mean_square, weight)
     got = _block_rms.block_rms_kernel(*(jnp.float32(number) for number in numbers))
     np.testing.assert_allclose(got, reference.block_rms(*numbers), rtol=1e-5)
 
 
 def test_kernel_is_zero_where_nothing_was_seen():
-    got = _block_rms.block_rms_kernel(*(jnp.float32(x) for x in (0.0, 0.0, 1.0, 1.2)))
+    got = _block_rms.block_rms_kernel(*(jnp.float32(x) for x in (0.0, 0.0, 1.0)))
     np.testing.assert_array_equal(got, [0.0, 0.0])
 
 
@@ -57,17 +57,17 @@ def test_gradients_that_shrink_stay_shorter_for_a_memory():
     assert all(1e-3 <= size < 1.06e-3 for size in sizes[100:])
 
 
-def test_an_outlier_is_limited_and_soon_forgotten():
+def test_an_outlier_is_no_long_step_and_moves_the_scale_little():
     sizes = [rms(x) for x in scaled([jnp.full(4, x) for x in [1.0] * 999 + [1e6, 1.0]])]
-    assert sizes[999] == pytest.approx(1.2, rel=1e-5)
+    assert sizes[999] == pytest.approx(1.0, rel=1e-5)
     assert 0.95 < sizes[1000] < 0.96
 
 
 def test_gradients_that_grow_for_good_are_met():
     ones, thousands = jnp.ones(4), jnp.full(4, 1e3)
     sizes = [rms(x) for x in scaled([ones] * 999 + [thousands] * 3000)]
-    assert sizes[999] == pytest.approx(1.2, rel=1e-5)
-    assert all(size <= 1.2 + 1e-5 for size in sizes)
+    assert sizes[999] == pytest.approx(1.0, rel=1e-5)
+    assert all(size <= 1.0 + 1e-5 for size in sizes)
     assert sizes[-1] == pytest.approx(1.0, abs=0.05)
 
 
@@ -111,11 +111,12 @@ def test_leaves_without_entries(per):
     assert scaled([{}], per="global") == [{}]
 
 
-def test_impossible_constants():
-    for arguments in ({"decay": 1.0}, {"decay": -0.1}, {"limit": 0.0}, {"limit": -1.0}):
-        with pytest.raises(ValueError, match=next(iter(arguments))):
-            po.scale_by_block_rms(**arguments)
-    with pytest.raises(TypeError, match="limit"):
-        po.scale_by_block_rms(limit="short")
+@pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
+def test_impossible_decay(decay):
+    with pytest.raises(ValueError, match="decay"):
+        po.scale_by_block_rms(decay)
+
+
+def test_impossible_per():
     with pytest.raises(ValueError, match="not known"):
         po.scale_by_block_rms(per="layer").init(jnp.ones(3))
