@@ -236,6 +236,8 @@ def root(square: jax.Array) -> jax.Array:
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     """Quotient; 0, with derivatives of 0, unless the whole is a positive normal float32."""
+    # A framework's variable does not compare; its array does.
+    part, whole = jnp.asarray(part), jnp.asarray(whole)
     normal = whole > jnp.finfo(jnp.float32).tiny
     return jnp.where(normal, part / jnp.where(normal, whole, 1.0), 0.0)
 
