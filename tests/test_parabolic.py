@@ -238,6 +238,18 @@ def test_rosenbrock():
     assert loss(end) < 1e-3
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_wall_behind_flat_ground_is_no_end(name):
+    """A monkey saddle, whose gradients are tiny until the walls are met."""
+
+    def loss(p):
+        return p[0] ** 3 - 3.0 * p[0] * p[1] ** 2 + 0.1 * jnp.sum(p**2) ** 2
+
+    (end, _), _ = train(OPTIMIZERS[name](), loss, jnp.array([0.05, 0.02]), 1000)
+    # The minima lie on a circle of radius 7.5.
+    assert loss(end) < 0.99 * -105.46875
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_noisy_ill_conditioned_quadratic(seed):
     curvatures = jnp.logspace(-4, 0, 20)
