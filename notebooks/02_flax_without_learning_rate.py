@@ -157,8 +157,8 @@ for name, (_, loss, accuracy) in ours.items():
 #
 # ## What it found
 #
-# The step size of every layer is free to differ; with Adam's direction, whose scale does not
-# depend on the gradient's, they are tied together and the plot shows one line. The curvature is
+# Neither direction depends on the size of the gradients, Adam's by itself, the momentum because
+# the gradients of every layer are normalized; so one step size serves all layers. The curvature is
 # that about the running mean of the parameters: below zero, the loss still falls the way they
 # move.
 
@@ -166,8 +166,6 @@ for name, (_, loss, accuracy) in ours.items():
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 for (name, (curves, _, _)), color in zip(ours.items(), (BLUE, ORANGE), strict=True):
     left.semilogy(curves["step_size"], color=color, lw=2, label=name)
-    for layer in ("hidden", "middle", "readout"):
-        left.semilogy(curves[f"step_size/{layer}/kernel"], color=color, lw=0.7, alpha=0.7)
     middle.plot(curves["curvature"], color=color)
     right.semilogy(curves["last"], color=color, lw=0.6, alpha=0.6)
     right.semilogy(curves["averaged"], color=color, lw=2, label=f"{name}, averaged")

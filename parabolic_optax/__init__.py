@@ -39,7 +39,7 @@ together, by the records that they pass:
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
   :func:`decay_outward` where wanted, which reads :class:`Radial`, :func:`estimate_uncentred`,
   :func:`flip_saddles`, :func:`step_multiplicative`; its base direction can be made
-  :func:`cautious`, or be gradients that :func:`scale_by_block_rms` has scaled;
+  :func:`cautious`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
 - any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`
@@ -47,7 +47,6 @@ together, by the records that they pass:
   :func:`estimate_exact`; :func:`flip_spectrum`; :func:`step_newton`.
 """
 
-from parabolic_optax._block_rms import scale_by_block_rms
 from parabolic_optax._cautious import cautious
 from parabolic_optax._coordinates import ogr_diagonal
 from parabolic_optax._curvature import estimate_uncentred
@@ -103,7 +102,6 @@ __all__ = [
     "parabolic_muon",
     "parabolic_sgd",
     "reset",
-    "scale_by_block_rms",
     "step_multiplicative",
     "step_newton",
     "step_trust_region",

@@ -198,10 +198,10 @@ def decay_outward(
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
-        # Not limited as the weight of noisy slopes is: the first sample sets the level, and powers
-        # of t are read right from the second one on.
-        weight = jnp.minimum(1.0, sample.stride * _tree.polynomial_weight(sample.count, power))
-        level = state.log_length + weight * (log_length - state.log_length)
+        # Not limited as the weight of noisy slopes is: the first sample sets the level, and after t
+        # of them a power of t is read right to 1 / t.
+        follow = jnp.minimum(1.0, sample.stride * _tree.polynomial_weight(sample.count, power))
+        level = state.log_length + follow * (log_length - state.log_length)
         fitted = DecayOutwardState(mean, size, level, largest * share)
 
         # By what was known before the noise of this gradient was drawn. A mean of this power lags

@@ -15,6 +15,17 @@ _DENSE = 1024
 # then so small that float32 would round most of its effect on a mean away.
 _SPARSE, _LONG = 4, 16384
 
+# Gradients are normalized by a mean of their squares that forgets them in 1,000 steps. Those that
+# vanish at a minimum then still shorten the steps; with a short memory they keep their length, and
+# the steps jump to and fro across a valley.
+_DECAY = 0.999
+# No square counts in it with more than this many times the mean: from step 1,000 on one outlier
+# moves the scale by a twentieth, in earlier ones by a factor of up to sqrt(1 + 99 / t).
+_OUTLIER = 100.0
+# Gradients of smaller root mean square are mostly rounding, such as those of a bias before a
+# normalisation; optax's Adam has the same number in that place.
+_LEAST = 1e-8
+
 
 class TrackDisplacementState(NamedTuple):
     """State of :func:`track_displacement`.
@@ -23,6 +34,8 @@ class TrackDisplacementState(NamedTuple):
       base: state of the base direction.
       anchor: slow running mean of the parameters, the origin of the positions.
       tail: running mean of the recent parameters for evaluation; None where not kept.
+      gradient_square: running mean of the mean squares of the gradients, squared gradient units;
+        float32 of shape [n], or None where they are not normalized.
       count: number of steps taken, int32 scalar.
       skipped: number of steps whose gradient was zero, or an inner product not finite;
         int32 scalar.
@@ -31,6 +44,7 @@ class TrackDisplacementState(NamedTuple):
     base: Any
     anchor: Any
     tail: Any
+    gradient_square: jax.Array | None
     count: jax.Array
     skipped: jax.Array
 
@@ -38,7 +52,9 @@ class TrackDisplacementState(NamedTuple):
         return {"count": self.count, "skipped": self.skipped}
 
     def restart(self) -> "TrackDisplacementState":
-        return self._replace(count=jnp.zeros_like(self.count))
+        square = self.gradient_square
+        forgotten = None if square is None else jnp.zeros_like(square)
+        return self._replace(count=jnp.zeros_like(self.count), gradient_square=forgotten)
 
 
 def displacement_kernel(slope_dot: jax.Array, square: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -55,6 +71,25 @@ def displacement_kernel(slope_dot: jax.Array, square: jax.Array) -> tuple[jax.Ar
     return _tree.ratio(slope_dot, length), length
 
 
+def gradient_size_kernel(
+    square: jax.Array, mean: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the gradient is divided by, and the running mean of its square, one parabola.
+
+    Args:
+      square: mean square of the entries of the gradient, scalar.
+      mean: running mean of it before, 0 where nothing was seen yet; scalar.
+      weight: of this sample in the mean, scalar.
+
+    Returns:
+      max(sqrt(v), sqrt(square), 1e-8) and v, the mean with min(square, 100 mean) taken in, or the
+      square alone where it is the first that is not zero.
+    """
+    counted = jnp.minimum(square, _OUTLIER * mean)
+    fitted = jnp.where(mean > 0.0, (1.0 - weight) * mean + weight * counted, square)
+    return jnp.maximum(_tree.root(jnp.maximum(fitted, square)), _LEAST), fitted
+
+
 def track_displacement(
     base: optax.GradientTransformation,
     *,
@@ -64,6 +99,7 @@ def track_displacement(
     per: Per = "tensor",
     mean_dtype: Any = None,
     radial: bool = False,
+    normalize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Follows the slow motion of the parameters: away from their running mean.
 
@@ -104,6 +140,18 @@ def track_displacement(
         it is known. Leaves of less than 1,024 numbers, and complex ones, keep wide means.
       radial: whether to take the inner products with the mean that is read out as well, which
         :func:`decay_outward` needs: three more in the same pass.
+      normalize: whether the base sees the gradients of each parabola over their own size:
+
+        .. math::
+          v_t = v_{t-1} + w_t \left( \min(q_t, 100\,v_{t-1}) - v_{t-1} \right), \qquad
+          g_t \leftarrow \frac{g_t}{\max(\sqrt{v_t}, \sqrt{q_t}, 10^{-8})}
+
+        with :math:`q_t` the mean square of their entries and
+        :math:`w_t = \max(1/1000, 1/t)`. Raw gradients differ in size from tensor to tensor, by
+        orders of magnitude where a network is badly initialised, and from step to step, where an
+        outlier is drawn or a steep wall is met. These have a root mean square of at most 1, near
+        1 while they keep their size, and the direction within a tensor is that of the gradient.
+        The squares are taken anyway, so this costs one number per parabola.
 
     Returns:
       A link whose update returns a :class:`Sample`. Its state holds one buffer like the
@@ -116,7 +164,8 @@ def track_displacement(
         missing in the update; the gradients do not match the parameters.
 
     Source:
-      This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013.
+      This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013; one mean
+      square per block to Ginsburg et al., arXiv:1905.11286, and Zhang et al., arXiv:2406.16793.
 
     Example:
       >>> import jax.numpy as jnp, optax, parabolic_optax as po
@@ -143,11 +192,12 @@ def track_displacement(
 
     def init(params: Any) -> TrackDisplacementState:
         _tree.check_floating(params)
-        _tree.Layout.of(params, per)
+        layout = _tree.Layout.of(params, per)
         return TrackDisplacementState(
             base=base.init(_strong(params)),
             anchor=_rounding.narrow(_tree.wide(params), mean_dtype),
             tail=None if tail_power is None else _rounding.narrow(_tree.wide(params), mean_dtype),
+            gradient_square=jnp.zeros(layout.size, jnp.float32) if normalize else None,
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -211,7 +261,7 @@ def track_displacement(
             usable = _tree.telling(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             anchor, tail = _tree.where(usable, means, (anchor, tail))
             point_products = (*products[2:], length) if radial else ()
-            return usable, slope, position, point_products, anchor, tail
+            return usable, slope, position, point_products, minus_squares, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
             minus_squares = layout.apart.inner(*squares())
@@ -219,9 +269,9 @@ def track_displacement(
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
             point_products = (none, none, none, nothing) if radial else ()
-            return usable, nothing, nothing, point_products, anchor, tail
+            return usable, nothing, nothing, point_products, minus_squares, anchor, tail
 
-        usable, slope, position, point_products, anchor, tail = _tree.branch(
+        usable, slope, position, point_products, minus_squares, anchor, tail = _tree.branch(
             due, look, pass_by, state.anchor, state.tail
         )
         skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
@@ -237,10 +287,22 @@ def track_displacement(
             length = jnp.where(fresh, 0.0, length)
             about = Radial(radial_slope, overlap, point_square, length)
 
-        def go(base_state: Any) -> tuple[Any, Any]:
-            direction, base_state = base.update(
-                _strong(updates), base_state, _strong(params), **extra_args
+        gradient_square, size = state.gradient_square, jnp.ones(layout.size, jnp.float32)
+        if gradient_square is not None:
+            size, fitted = jax.vmap(gradient_size_kernel, in_axes=(0, 0, None))(
+                -layout.pooled(minus_squares) / layout.entries(params),
+                gradient_square,
+                _tree.recent_weight(count, _DECAY, jnp.float32),
             )
+            gradient_square = jnp.where(usable, fitted, gradient_square)
+
+        def go(base_state: Any) -> tuple[Any, Any]:
+            grads = _strong(updates)
+            if normalize:
+                # In float32: the inverse may be beyond the range of half precision.
+                shares = layout.spread(1.0 / size, updates)
+                grads = jax.tree.map(lambda g, share: (share * g).astype(g.dtype), grads, shares)
+            direction, base_state = base.update(grads, base_state, _strong(params), **extra_args)
             return jax.tree.map(jnp.negative, direction), base_state
 
         def stay(base_state: Any) -> tuple[Any, Any]:
@@ -262,7 +324,8 @@ def track_displacement(
             radial=about,
         )
         count = jnp.where(usable, count, state.count)
-        return sample, TrackDisplacementState(base_state, anchor, tail, count, skipped)
+        state = TrackDisplacementState(base_state, anchor, tail, gradient_square, count, skipped)
+        return sample, state
 
     return link(init, update)
 

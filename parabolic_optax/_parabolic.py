@@ -8,20 +8,11 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from parabolic_optax import (
-    _block_rms,
-    _cautious,
-    _curvature,
-    _decay,
-    _directions,
-    _saddle,
-    _steps,
-    _tree,
-)
+from parabolic_optax import _cautious, _curvature, _decay, _directions, _saddle, _steps, _tree
 from parabolic_optax._types import Per
 
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
-# raw gradients do not come back in time from where a valley is steep.
+# so do normalized gradients.
 _ADAM_RATE = 0.07
 
 
@@ -36,6 +27,7 @@ def parabolic(
     tail_power: float | None = 9.0,
     decay: optax.GradientTransformation | None = None,
     mean_dtype: Any = None,
+    normalize: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
@@ -68,8 +60,8 @@ def parabolic(
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
       pooling: share of the signal of all parameters together in that of every parabola, in
         [0, 1]. At 1 all step sizes rise and fall together, which suits directions whose
-        scale does not depend on the gradient's, such as Adam's and Muon's. Raw gradients
-        differ in scale from tensor to tensor and want less, such as 0.75.
+        scale does not depend on the gradient's, such as Adam's, Muon's and those of normalized
+        gradients. Raw ones differ in scale from tensor to tensor and want less, such as 0.75.
       initial_step: step size of the first step, before the search for the scale.
       max_rate: largest growth of the logarithm of the step size in a step. Adam's directions bear
         0.07, which :func:`parabolic_adam` and :func:`parabolic_adamw` take.
@@ -81,6 +73,9 @@ def parabolic(
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
         off by about half a percent each, at random.
+      normalize: whether the base sees gradients in units of their tensor's own size (or slice's,
+        or that of all, as `per` says), as in :func:`track_displacement`. Adam's, Muon's and
+        Lion's directions need no such thing; momentum does.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -121,6 +116,7 @@ def parabolic(
             per=per,
             mean_dtype=mean_dtype,
             radial=decay is not None,
+            normalize=normalize,
         ),
         *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
@@ -281,20 +277,19 @@ def parabolic_sgd(
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) \hat g`, so that
     the step size has the same meaning for every :math:`\beta`, of gradients in units of
     their tensor's own size over the last 1,000 steps, or of their present one where that is larger
-    (:func:`scale_by_block_rms`). So no tensor is left behind because its gradients are small, and
-    an outlier is no long step. For raw gradients take
+    (`normalize` of :func:`track_displacement`). So no tensor is left behind because its gradients
+    are small, the loss may have any unit, and an outlier is no long step. For raw gradients take
     ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.
 
     One buffer less than :func:`parabolic_adam`, and two numbers per parameter less to move: 12
     bytes kept and at least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
-    ``mean_dtype=jnp.bfloat16``. The sizes must be known before gradients are scaled, and read them
-    once more.
+    ``mean_dtype=jnp.bfloat16``.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
-      per: granularity, as in :func:`parabolic`.
+      per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
       mean_dtype: as in :func:`parabolic`.
@@ -322,16 +317,13 @@ def parabolic_sgd(
     if _tree.concrete(momentum) and momentum == 1.0:
         raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
     return parabolic(
-        optax.chain(
-            _block_rms.scale_by_block_rms(per=per),
-            optax.trace(momentum, nesterov),
-            optax.scale(1.0 - momentum),
-        ),
+        optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
         learning_rate,
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
         mean_dtype=mean_dtype,
+        normalize=True,
     )
 
 

@@ -235,7 +235,7 @@ def root(square: jax.Array) -> jax.Array:
 
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """Quotient; 0, with derivatives of 0, unless the whole is a positive normal float32."""
+    """Quotient; 0, with derivatives of 0, where the whole is not above the smallest normal."""
     # A framework's variable does not compare; its array does.
     part, whole = jnp.asarray(part), jnp.asarray(whole)
     normal = whole > jnp.finfo(jnp.float32).tiny

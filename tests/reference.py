@@ -80,12 +80,12 @@ def search(log_step, before, travelled):
     return min(largest, before + math.log(REACH / travelled))
 
 
-def block_rms(square, mean_square, weight):
-    if mean_square > 0.0:
-        mean_square += weight * (min(square, 100.0 * mean_square) - mean_square)
+def gradient_size(square, mean, weight):
+    if mean > 0.0:
+        mean += weight * (min(square, 100.0 * mean) - mean)
     else:
-        mean_square = square
-    return 1.0 / math.sqrt(max(mean_square, square)), mean_square
+        mean = square
+    return max(math.sqrt(mean), math.sqrt(square), 1e-8), mean
 
 
 class Adam:

@@ -233,7 +233,7 @@ def test_the_slope_is_judged_without_the_growth_of_what_decays(per, mask, mean_d
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("power", [0.86, 0.9])
-def test_the_power_of_t_by_which_weights_grow_is_read_from_the_start(power, unit):
+def test_the_power_of_t_by_which_weights_grow_is_read_to_1_over_t(power, unit):
     """Of a mean |y| = t^power the part h = 6 (1 - power) is held, and left out of the slope."""
     decay: Any = po.decay_outward(mask=True)
     params, one, minus = jnp.ones(2), jnp.ones(1), -jnp.ones(1)
