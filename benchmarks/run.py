@@ -56,11 +56,11 @@ SUITES = {
     "smoke": Suite((*_MAIN, "adam_constant", "adam_cosine", "prodigy"), 0, 1),
     "development": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "development-short": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
-    "development-robustness": Suite((*_MAIN, *_STEPS), 0, 3),
+    "development-robustness": Suite((*_MAIN, *_STEPS), 0, 9),
     "development-moving": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3, workloads.SCATTERED),
     "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
-    "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 3),
+    "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 9),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 
