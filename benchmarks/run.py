@@ -61,6 +61,7 @@ SUITES = {
     "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3, workloads.SCATTERED),
     "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 9),
+    "audit": Suite(optimizers.names("ours", "tuned", "peer"), 3000, 5),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,43 @@ def variational_autoencoder(name, dataset, hidden, latent, *, steps) -> Workload
     )
 
 
+def field(name, dataset, octaves, hidden, *, steps) -> Workload:
+    """A photograph as a function of place, by a perceptron on sines of several wavelengths."""
+    frequencies = np.pi * 2.0 ** np.arange(octaves)
+
+    def apply(params, x):
+        phases = (x[:, :, None] * frequencies).reshape(len(x), -1)
+        return mlp(params, jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], -1))
+
+    sizes = (4 * octaves, *hidden, 3)
+    return supervised(
+        name, dataset, lambda key: mlp_init(key, sizes), apply, squared_error, batch=64, steps=steps
+    )
+
+
+def denoiser(name, dataset, channels, noise, *, steps) -> Workload:
+    """Convolutions that take Gaussian noise off patches of photographs."""
+    widths = (dataset.train[0].shape[-1], *channels, dataset.train[0].shape[-1])
+
+    def init(key) -> Params:
+        keys = jax.random.split(key, len(widths) - 1)
+        return {
+            f"conv{n}": conv_init(keys[n], 3, fan_in, fan_out)
+            for n, (fan_in, fan_out) in enumerate(itertools.pairwise(widths))
+        }
+
+    def loss(params, rows, key):
+        noisy = rows[0] + noise * jax.random.normal(key, rows[0].shape)
+        x = noisy
+        for n in range(len(channels)):
+            x = jax.nn.relu(conv(params[f"conv{n}"], x))
+        return jnp.mean((noisy - conv(params[f"conv{len(channels)}"], x) - rows[0]) ** 2)
+
+    return Workload(
+        name, init, loss, dataset.train[:1], dataset.held_out[:1], batch=16, steps=steps
+    )
+
+
 def deep_linear(name, dataset, depth, width, scale, *, steps) -> Workload:
     """A product of matrices that starts near zero, where every derivative but the last vanishes."""
     sizes = (dataset.train[0].shape[-1], *[width] * (depth - 1), dataset.classes)
@@ -266,6 +304,11 @@ MAKERS = {
     ),
     "digits_deep_linear": lambda: deep_linear(
         "digits_deep_linear", data.digits(), 4, 32, 0.03, steps=800
+    ),
+    # audit
+    "photo_field": lambda: field("photo_field", data.photo_pixels(), 6, (64, 64, 64), steps=1000),
+    "photo_denoiser": lambda: denoiser(
+        "photo_denoiser", data.photo_patches(), (24, 24), 0.1, steps=300
     ),
     # accelerator
     "fashion_resnet": lambda: residual(

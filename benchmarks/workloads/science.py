@@ -119,6 +119,36 @@ def heat(name, *, steps) -> Workload:
     return _collocated(name, init, loss, value, solution, steps)
 
 
+def wave(name, *, steps) -> Workload:
+    """A physics-informed network for u_tt = u_xx on 0 < x, t < 1, with u = 0 at x = 0 and 1.
+
+    At t = 0 it is sin(πx) + sin(2πx) / 2 at rest; what is reported is the relative error of u.
+    """
+
+    def solution(point):
+        return sum(
+            factor * jnp.cos(number * jnp.pi * point[1]) * jnp.sin(number * jnp.pi * point[0])
+            for number, factor in ((1.0, 1.0), (2.0, 0.5))
+        )
+
+    def init(key) -> Params:
+        return mlp_init(key, (2, 32, 32, 1), lecun_tanh)
+
+    def value(params, point):
+        start = solution(jnp.stack([point[0], 0.0]))
+        border = 4.0 * point[0] * (1.0 - point[0]) * point[1] ** 2
+        return start + border * mlp(params, 2.0 * point - 1.0, jnp.tanh)[0]
+
+    def loss(params, batch, key):
+        def residual(point):
+            bend = jax.hessian(value, 1)(params, point)
+            return bend[1, 1] - bend[0, 0]
+
+        return jnp.mean(jax.vmap(residual)(batch[0]) ** 2)
+
+    return _collocated(name, init, loss, value, solution, steps)
+
+
 def _collocated(name, init, loss, value, solution, steps) -> Workload:
     """Random points of the unit square to train on, others to compare with the solution."""
 
@@ -194,5 +224,8 @@ MAKERS = {
     "heat_pinn": lambda: heat("heat_pinn", steps=400),
     # confirmation
     "poisson_pinn": lambda: poisson("poisson_pinn", steps=400),
+    # audit
+    "wave_pinn": lambda: wave("wave_pinn", steps=600),
+    # moving
     "cart_pole": lambda: cart_pole("cart_pole", steps=50),
 }

@@ -49,6 +49,30 @@ def embeddings(name, dataset, width, *, steps) -> Workload:
     return supervised(name, dataset, init, apply, squared_error, batch=128, steps=steps)
 
 
+def factors(name, dataset, width, *, steps) -> Workload:
+    """Two tables of vectors whose inner product, with a bias each, is what pairs are given."""
+    sizes = [int(max(part[0][:, c].max() for part in dataset[:2])) + 1 for c in range(2)]
+
+    def init(key) -> Params:
+        keys = jax.random.split(key, 2)
+        return {
+            f"side{c}": {
+                "vectors": 0.1 * jax.random.normal(keys[c], (sizes[c], width)),
+                "biases": jnp.zeros(sizes[c]),
+            }
+            for c in range(2)
+        }
+
+    def apply(params, x):
+        first, second = (
+            jax.tree.map(lambda leaf, c=c: leaf[x[:, c]], params[f"side{c}"]) for c in range(2)
+        )
+        product = jnp.sum(first["vectors"] * second["vectors"], -1)
+        return product + first["biases"] + second["biases"]
+
+    return supervised(name, dataset, init, apply, squared_error, batch=128, steps=steps)
+
+
 def posterior(name, dataset, *, steps) -> Workload:
     """Variational inference: a mean-field normal for the weights of a logistic regression.
 
@@ -88,6 +112,12 @@ MAKERS = {
     "churn_mlp": lambda: classification("churn_mlp", data.churn(), (32, 32), steps=400),
     "flights_embedding": lambda: embeddings("flights_embedding", data.flights(), 8, steps=1000),
     "tumours_posterior": lambda: posterior("tumours_posterior", data.tumours(), steps=600),
+    # audit
+    "houses_mlp": lambda: regression("houses_mlp", data.houses(), (64, 64), steps=400),
+    "cells_mlp": lambda: classification("cells_mlp", data.cells(), (64, 64), steps=300),
+    "loans_mlp": lambda: classification("loans_mlp", data.loans(), (32, 32), steps=600),
+    "jobs_softmax": lambda: classification("jobs_softmax", data.jobs(), (), steps=600),
+    "ratings_factors": lambda: factors("ratings_factors", data.ratings(), 8, steps=1500),
     # smoke
     "diabetes_linear": lambda: regression("diabetes_linear", data.diabetes(), (), steps=100),
 }

@@ -1,4 +1,4 @@
-"""Characters: a recurrent network and a pre-norm transformer."""
+"""Sequences: recurrent networks of characters and measurements, and a pre-norm transformer."""
 
 import jax
 
@@ -16,7 +16,7 @@ from benchmarks.layers import (
     lecun,
     norm_init,
 )
-from benchmarks.workloads.workload import Workload, supervised
+from benchmarks.workloads.workload import Workload, squared_error, supervised
 
 
 def transformer(name, dataset, width, blocks, *, batch, steps, heads=4) -> Workload:
@@ -56,6 +56,23 @@ def recurrent(name, dataset, width, *, batch, steps) -> Workload:
     return supervised(name, dataset, init, apply, cross_entropy, batch=batch, steps=steps)
 
 
+def forecast(name, dataset, width, *, batch, steps) -> Workload:
+    """What comes next in a series of measurements, at every hour of a window."""
+    columns = dataset.train[0].shape[-1]
+
+    def init(key) -> Params:
+        keys = jax.random.split(key, 2)
+        return {
+            "gru": gru_init(keys[0], columns, width),
+            "readout": dense_init(keys[1], width, 1, lecun),
+        }
+
+    def apply(params, x):
+        return dense(params["readout"], gru(params["gru"], x))
+
+    return supervised(name, dataset, init, apply, squared_error, batch=batch, steps=steps)
+
+
 MAKERS = {
     # development
     "bible_transformer": lambda: transformer(
@@ -67,6 +84,11 @@ MAKERS = {
         "austen_transformer", data.austen(), 32, 2, batch=8, steps=250
     ),
     "austen_gru": lambda: recurrent("austen_gru", data.austen(), 48, batch=8, steps=250),
+    # audit
+    "code_transformer": lambda: transformer(
+        "code_transformer", data.code(), 32, 2, batch=16, steps=500
+    ),
+    "weather_gru": lambda: forecast("weather_gru", data.weather(), 32, batch=16, steps=400),
     # accelerator: the blocks of GPT-2 small, 85 million parameters
     "austen_gpt2": lambda: transformer(
         "austen_gpt2", data.austen(256, held_out=64), 768, 12, batch=16, steps=400, heads=12
