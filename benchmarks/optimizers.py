@@ -21,7 +21,7 @@ class Optimizer(NamedTuple):
 
     Attributes:
       name: unique, also in the records.
-      kind: "ours", "tuned" or "peer".
+      kind: "ours", "tuned", "fixed" (one setting for all problems) or "peer".
       build: from a setting, whose values may be traced, and the number of steps.
       setting: what it runs with; the tuner adds a rate.
       rates: grid of learning rates to start from, ascending by factors of two; empty for
@@ -128,8 +128,18 @@ def with_final_decay(optimizer: Optimizer) -> Optimizer:
 
 
 def peer(name: str, make: Callable[[], Any], readout=None) -> Optimizer:
-    results = ("last",) if readout is None else ("readout",)
-    return Optimizer(name, "peer", lambda setting, steps: make(), results=results, readout=readout)
+    """Another's method as it comes; what has no readout of its own gets the mean that ours has."""
+    if readout is not None:
+        return Optimizer(
+            name, "peer", lambda setting, steps: make(), results=("readout",), readout=readout
+        )
+    return Optimizer(
+        name,
+        "peer",
+        lambda setting, steps: with_tail_mean(make()),
+        results=("last", "readout"),
+        readout=lambda state, params: state.mean,
+    )
 
 
 def _muon() -> optax.GradientTransformation:
@@ -173,6 +183,19 @@ def _tuned(name: str, build, centre: float) -> tuple[Optimizer, Optimizer]:
     )
 
 
+def _fixed(name: str, direction, *, cosine: float, rate: float) -> Optimizer:
+    """A rate for all problems, the best on the development ones (`benchmarks.report`)."""
+    return Optimizer(
+        name,
+        "fixed",
+        with_rate(direction),
+        {"cosine": cosine, "rate": rate, "weight_decay": 0.0},
+        decays=(0.0, 0.01, 0.1),
+        results=("last", "readout"),
+        readout=lambda state, params: state.mean,
+    )
+
+
 _PARABOLIC_ADAM = ours("parabolic_adam", po.parabolic_adam)
 
 OPTIMIZERS = {
@@ -187,6 +210,9 @@ OPTIMIZERS = {
         ours("parabolic_kron", lambda **setting: po.parabolic(_kron(), **setting)),
         with_final_decay(_PARABOLIC_ADAM),
         *_tuned("adam", with_rate(optax.scale_by_adam), 4e-3),
+        _fixed("adam_cosine_fixed", optax.scale_by_adam, cosine=1.0, rate=0.016),
+        _fixed("adam_constant_fixed", optax.scale_by_adam, cosine=0.0, rate=0.008),
+        _fixed("muon_cosine_fixed", _muon, cosine=1.0, rate=0.016),
         *_tuned("sgd", with_rate(_momentum), 2e-2),
         _tuned("muon", with_rate(_muon), 4e-3)[1],
         peer("adam_default", lambda: optax.adam(1e-3)),

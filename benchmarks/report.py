@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks import records
-from benchmarks.scores import AVERAGED, REFERENCE, UNDECAYED, Entry, Scores, geometric_mean
+from benchmarks.scores import (
+    AVERAGED,
+    REFERENCE,
+    UNDECAYED,
+    Entry,
+    Scores,
+    geometric_mean,
+    interval,
+)
 from benchmarks.workloads import SUITES
 
 
@@ -28,6 +36,7 @@ def table(scores: Scores) -> str:
     columns = [
         UNDECAYED,
         AVERAGED,
+        *scores.fixed[:1],
         *scores.headline,
     ]
     lines = _head(
@@ -41,12 +50,14 @@ def table(scores: Scores) -> str:
         ratio, label = min((p for p in peers if not math.isnan(p[0])), default=(math.nan, ""))
         lines.append(_row(workload, [*cells, f"{_ratio(ratio)} {label}".strip()]))
     single = [_single_best_peer(scores)]
-    for name, reduce in (("geometric mean", geometric_mean), ("worst", _worst)):
-        cells = ["1.000", *(_ratio(reduce(scores.ratios(entry))) for entry in columns)]
-        cells += [
-            f"{_ratio(reduce(scores.ratios(peer)))} {peer.label}" if peer else "–"
-            for peer in single
-        ]
+    for name, reduce in (
+        ("geometric mean", lambda ratios: _ratio(geometric_mean(ratios))),
+        ("95 % interval", _interval),
+        ("median", lambda ratios: _ratio(_median(ratios))),
+        ("worst", lambda ratios: _ratio(_worst(ratios))),
+    ):
+        cells = [reduce(scores.ratios(entry)) for entry in (REFERENCE, *columns)]
+        cells += [f"{reduce(scores.ratios(peer))} {peer.label}" if peer else "–" for peer in single]
         lines.append(_row(f"**{name}**", cells))
     return "\n".join(lines)
 
@@ -60,6 +71,7 @@ def summary(scores: Scores) -> str:
     columns = [
         column for rival in rivals for column in (f"to {rival.label}", "worst", "within 1.05")
     ]
+    columns += [f"95 % interval, to {REFERENCE.label}", "median"]
     lines = _head("geometric mean of ratios", [*columns, "workloads", "failed"])
     for entry in scores.entries:
         cells = []
@@ -70,7 +82,9 @@ def summary(scores: Scores) -> str:
             cells.append(str(int(np.sum(ratios <= 1.05))))
         ratios = scores.ratios(entry)
         counts = [str(len(ratios)), str(int(np.isinf(ratios).sum()))]
-        lines.append(_row(entry.label, [*cells, *counts]))
+        lines.append(
+            _row(entry.label, [*cells, _interval(ratios), _ratio(_median(ratios)), *counts])
+        )
     return "\n".join(lines)
 
 
@@ -82,6 +96,24 @@ def details(scores: Scores) -> str:
         scores.entries,
         lambda workload, entry: _ratio(scores.ratio(workload, entry)),
     )
+
+
+def one_setting(scores: Scores) -> str:
+    """Tuned methods with one rate for all workloads, where they were run with it on all."""
+    lines = _head(f"one rate for all, to {REFERENCE.label}", ["rate", "decay", "mean", "worst"])
+    settings = {
+        (record["optimizer"], record["setting"]["rate"], record["setting"]["weight_decay"])
+        for record in scores.records
+        if record["kind"] in ("tuned", "fixed")
+    }
+    for entry in (*scores.tuned[1:], *scores.fixed):
+        for rate, decay in sorted(s[1:] for s in settings if s[0] == entry.optimizer):
+            ratios = scores.ratios(entry._replace(decay=decay, rate=rate))
+            if len(ratios) == len(scores.ratios(REFERENCE)):
+                mean = geometric_mean(ratios)
+                cells = [f"{rate:g}", f"{decay:g}", _ratio(mean), _ratio(_worst(ratios))]
+                lines.append(_row(entry.label, cells))
+    return "\n".join(lines)
 
 
 def best_settings(scores: Scores) -> str:
@@ -133,8 +165,13 @@ def seconds(scores: Scores) -> str:
 
 
 def failures(scores: Scores) -> str:
-    """Runs that raised, and runs with a loss that is not finite."""
-    lines = []
+    """Runs that raised, and runs with a loss that is not finite; of tuned methods, at the best."""
+    lines = [
+        f"- {entry.label} on {workload}: no setting keeps the loss finite"
+        for workload in scores.workloads
+        for entry in scores.tuned
+        if math.isinf(scores.loss(workload, entry))
+    ]
     for record in scores.records:
         if record["failure"] is not None:
             what = record["failure"]
@@ -186,6 +223,7 @@ SECTIONS: dict[str, Callable[[Scores], str]] = {
     "Summary": summary,
     "Workloads": details,
     "Best settings": best_settings,
+    "One setting for all": one_setting,
     "Against methods without a learning rate": wins,
     "Steps to target": steps,
     "Time": seconds,
@@ -231,6 +269,15 @@ def _single_best_peer(scores: Scores) -> Entry | None:
 
 def _worst(ratios: np.ndarray) -> float:
     return float(ratios.max()) if len(ratios) else math.nan
+
+
+def _median(ratios: np.ndarray) -> float:
+    return float(np.median(ratios)) if len(ratios) else math.nan
+
+
+def _interval(ratios: np.ndarray) -> str:
+    low, high = interval(ratios)
+    return "–" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
 
 
 def _head(first: str, columns: Sequence[str]) -> list[str]:

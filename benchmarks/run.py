@@ -31,6 +31,7 @@ from benchmarks.optimizers import Optimizer, Setting
 from benchmarks.training import Trainer
 from benchmarks.tuning import climb, tune
 
+_ALL = optimizers.names("ours", "tuned", "fixed", "peer")
 _MAIN = ("parabolic_adam", "parabolic_sgd")
 _STEPS = tuple(f"{name}@initial_step={step}" for name in _MAIN for step in
                ("1e-8", "1e-4", "1e-2"))  # fmt: skip
@@ -54,14 +55,14 @@ class Suite(NamedTuple):
 
 SUITES = {
     "smoke": Suite((*_MAIN, "adam_constant", "adam_cosine", "prodigy"), 0, 1),
-    "development": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
-    "development-short": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
+    "development": Suite(_ALL, 0, 3),
+    "development-short": Suite(_ALL, 0, 3),
     "development-robustness": Suite((*_MAIN, *_STEPS), 0, 9),
-    "development-moving": Suite(optimizers.names("ours", "tuned", "peer"), 0, 3),
-    "confirmation": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3, workloads.SCATTERED),
-    "confirmation-moving": Suite(optimizers.names("ours", "tuned", "peer"), 1000, 3),
+    "development-moving": Suite(_ALL, 0, 3),
+    "confirmation": Suite(_ALL, 1000, 3, workloads.SCATTERED),
+    "confirmation-moving": Suite(_ALL, 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 9),
-    "audit": Suite(optimizers.names("ours", "tuned", "peer"), 3000, 5),
+    "audit": Suite(_ALL, 3000, 5),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
 Record = dict[str, Any]
 
@@ -15,14 +16,17 @@ class Entry(NamedTuple):
     Attributes:
       label: what a reader sees.
       optimizer: its name in the records.
-      result: whether its parameters ("last") or its "readout" are judged.
+      result: whether its parameters ("last") or its "readout" are judged; None is the better of
+        both on every workload.
       decay: the weight decay, where it is given; None is the best of all that were run.
+      rate: the same of the learning rate.
     """
 
     label: str
     optimizer: str
-    result: str
+    result: str | None
     decay: float | None = None
+    rate: float | None = None
 
 
 REFERENCE = Entry("AdamW, cosine, tuned", "adam_cosine", "last")
@@ -36,6 +40,13 @@ TUNED = (
     Entry("SGD, cosine, tuned", "sgd_cosine", "last"),
     Entry("SGD, constant, averaged, tuned", "sgd_constant", "readout"),
     Entry("Muon, cosine, tuned", "muon_cosine", "last"),
+)
+
+# One setting for all problems, chosen on the development ones.
+FIXED = (
+    Entry("AdamW, cosine, one setting", "adam_cosine_fixed", "last", decay=0.1),
+    Entry("AdamW, constant, averaged, one setting", "adam_constant_fixed", "readout", decay=0.1),
+    Entry("Muon, cosine, one setting", "muon_cosine_fixed", "last", decay=0.1),
 )
 
 # Ours that are shown where not all can be, in the README and in pictures.
@@ -69,15 +80,25 @@ class Scores:
             if entry.result == "readout"
         ]
         self.tuned = [entry for entry in TUNED if entry.optimizer in kinds]
-        self.peers = [
-            Entry(name, name, "readout" if self._has_readout(name) else "last")
-            for name, kind in kinds.items()
-            if kind == "peer"
+        self.fixed = [entry for entry in FIXED if entry.optimizer in kinds]
+        self.peers = [Entry(name, name, None) for name, kind in kinds.items() if kind == "peer"]
+        self.peers_last = [
+            entry._replace(label=f"{entry.label}, parameters", result="last")
+            for entry in self.peers
+            if self._has_readout(entry.optimizer)
         ]
 
     @property
     def entries(self) -> list[Entry]:
-        return [*self.tuned, *self.ours, *self.ours_decayed, *self.ours_last, *self.peers]
+        return [
+            *self.tuned,
+            *self.fixed,
+            *self.ours,
+            *self.ours_decayed,
+            *self.ours_last,
+            *self.peers,
+            *self.peers_last,
+        ]
 
     @property
     def headline(self) -> list[Entry]:
@@ -99,6 +120,7 @@ class Scores:
             record
             for record in self.settings(workload, entry.optimizer)
             if entry.decay in (None, _decay(record))
+            and entry.rate in (None, record["setting"].get("rate"))
         ]
         if not candidates:
             return None
@@ -149,7 +171,8 @@ class Scores:
             return math.nan
         if record["failure"] is not None:
             return math.inf
-        for number, loss in enumerate(record["curves"][entry.result], 1):
+        curve = entry.result or min(results_of(record), key=lambda each: median(record, each))
+        for number, loss in enumerate(record["curves"][curve], 1):
             if loss is not None and loss <= target:
                 return number * record["every"] / record["steps"]
         return math.inf
@@ -178,7 +201,7 @@ class Scores:
 
     def _has_readout(self, optimizer: str) -> bool:
         return any(
-            "readout" in record.get("curves", ())
+            {"last", "readout"} <= set(results_of(record))
             for record in self.records
             if record["optimizer"] == optimizer
         )
@@ -194,20 +217,42 @@ def result_of_ours(name: str) -> str:
     return "last" if name.endswith("+decay") else "readout"
 
 
-def by_seed(record: Record, result: str) -> dict[int, float]:
+def results_of(record: Record) -> tuple[str, ...]:
+    """What a peer is judged by: its parameters, and what it reads out."""
+    return ("last", "readout") if "readout" in record.get("curves", ()) else ("last",)
+
+
+def by_seed(record: Record, result: str | None) -> dict[int, float]:
     """Final losses; infinity for those that are not finite."""
     if record["failure"] is not None:
         return dict.fromkeys(record["seeds"], math.inf)
+    if result is None:
+        result = min(results_of(record), key=lambda each: median(record, each))
     return {
         seed: math.inf if loss is None else loss
         for seed, loss in zip(record["seeds"], record[result], strict=True)
     }
 
 
-def median(record: Record, result: str) -> float:
+def median(record: Record, result: str | None) -> float:
     """Median over the seeds, infinity where most of them failed."""
     return float(np.median(list(by_seed(record, result).values())))
 
 
 def geometric_mean(ratios: np.ndarray) -> float:
     return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) else math.nan
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float]:
+    """Where the geometric mean is with 95 % confidence, had other problems of the kind been drawn.
+
+    From bootstrap samples of the workloads, of which several share their data and are counted as
+    independent; so it is rather too narrow.
+    """
+    if len(ratios) < 2 or not np.all(np.isfinite(ratios)):
+        return math.nan, math.nan
+    drawn = scipy.stats.bootstrap(
+        (np.log(ratios),), np.mean, method="percentile", rng=np.random.default_rng(0)
+    )
+    low, high = np.exp(drawn.confidence_interval)
+    return float(low), float(high)

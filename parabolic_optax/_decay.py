@@ -230,6 +230,5 @@ def _matrices(params: Any, layout: _tree.Layout) -> list[bool]:
 
 def _decaying(mask: Any, params: Any) -> list[bool]:
     """Whether each leaf decays; a mask may be a prefix of the parameters."""
-    tree = mask(params) if callable(mask) else mask
-    spread = jax.tree.map(lambda own, sub: jax.tree.map(lambda _: bool(own), sub), tree, params)
-    return jax.tree.leaves(spread)
+    tree = mask(params) if _tree.is_function(mask) else mask
+    return [bool(own) for own in _tree.per_leaf(tree, params)]

@@ -18,10 +18,11 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
 
     Args:
       state: an optimizer state.
-      per: the granularity that was given to the optimizer.
+      per: the granularity that was given to the optimizer, where it was slices.
 
     Returns:
-      Scalars ``step_size`` (geometric mean over the parabolas), ``curvature`` (loss units
+      Scalars ``step_size`` (geometric mean over the parabolas, without the multiplier
+      ``learning_rate``), ``curvature`` (loss units
       per squared parameter unit), ``offset`` (signed distance to the extremum, parameter
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
       parameters came) of the displacement of all parameters together, ``count`` (steps
@@ -57,16 +58,18 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
         if isinstance(link, Directional):
             details |= link.direction_readings()
     for anchor, links in _models(state):
-        layout = _tree.Layout.of(anchor, per)
+        readings = [reading for link in links for reading in link.readings().items()]
+        shared = min((values.size for _, values in readings if values.ndim), default=0) == 1
+        layout = _tree.Layout.of(anchor, "global" if shared and per == "tensor" else per)
         paths = _tree.leaf_paths(anchor)
-        for link in links:
-            for name, values in link.readings().items():
-                if values.ndim == 0:
-                    combined.setdefault(name, []).append(values)
-                    continue
-                own, whole = _split_whole(name, values, layout.size)
-                combined.setdefault(name, []).append(whole)
-                for path, value in zip(paths, layout.split(own), strict=True):
+        for name, values in readings:
+            if values.ndim == 0:
+                combined.setdefault(name, []).append(values)
+                continue
+            own, whole = _split_whole(name, values, layout.size)
+            combined.setdefault(name, []).append(whole)
+            for path, value in zip(paths, layout.split(own), strict=True):
+                if path:
                     details[f"{name}/{path}"] = value
     return {name: _combine(name, jnp.stack(values)) for name, values in combined.items()} | details
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Quadratic, Span, link
+from parabolic_optax._types import Quadratic, Span, link, stateless
 
 
 def newton_kernel(
@@ -74,10 +74,6 @@ def step_newton(
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):
         _tree.check_range(name, value, 0.0)
 
-    def init(params: Any) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
     def update(
         updates: Quadratic, state: optax.EmptyState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, optax.EmptyState]:
@@ -105,4 +101,4 @@ def step_newton(
         )
         return moves, state
 
-    return link(init, update)
+    return link(stateless, update)

@@ -1,5 +1,6 @@
 """The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from parabolic_optax._types import Per
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
 # so do normalized gradients.
 _ADAM_RATE = 0.07
+# A constant multiplier below this was meant to be a learning rate.
+_SMALL_MULTIPLIER = 0.1
 
 
 def parabolic(
@@ -53,8 +56,10 @@ def parabolic(
         ``optax.trace(0.9)``, ``optax.scale_by_lion()``, or a chain of such, with
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
-        schedule of the step number; 1 is right. Where the length of the run is known, a
-        decay to 0 at its end takes the noise out of the parameters themselves.
+        schedule of the step number; 1 is right. A constant one has no lasting effect, since
+        longer or shorter steps are found to make up for it; only its change does. Where the
+        length of the run is known, a decay to 0 at its end takes the noise out of the parameters
+        themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -109,6 +114,7 @@ def parabolic(
       [ 2. -3.]
     """
     _check_ascent(base)
+    _check_multiplier(learning_rate)
     return optax.chain(
         _directions.track_displacement(
             base,
@@ -194,9 +200,9 @@ def parabolic_adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    *,
     weight_decay: float | None = None,
     mask: Any | Callable[[Any], Any] | None = None,
-    *,
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
@@ -267,6 +273,8 @@ def parabolic_sgd(
     momentum: float = 0.9,
     nesterov: bool = False,
     *,
+    weight_decay: float | None = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
@@ -289,6 +297,9 @@ def parabolic_sgd(
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
+      weight_decay: decoupled decay, in units of the base step; None lets it be found, which helps
+        networks that learn their data by heart and costs linear and physics-informed models.
+      mask: which leaves decay, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -316,12 +327,14 @@ def parabolic_sgd(
     _tree.check_range("momentum", momentum, 0.0, 1.0)
     if _tree.concrete(momentum) and momentum == 1.0:
         raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
+    unused = _tree.concrete(weight_decay) and weight_decay == 0.0
     return parabolic(
         optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
         learning_rate,
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
+        decay=None if unused else _found_or_given(weight_decay, mask, per),
         mean_dtype=mean_dtype,
         normalize=True,
     )
@@ -329,8 +342,9 @@ def parabolic_sgd(
 
 def parabolic_muon(
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: float | None = None,
     *,
+    weight_decay: float | None = None,
+    mask: Any | Callable[[Any], Any] | None = None,
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
@@ -345,8 +359,8 @@ def parabolic_muon(
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
-      weight_decay: decoupled decay of every leaf, in units of the base step; None lets it be
-        found.
+      weight_decay: decoupled decay, in units of the base step; None lets it be found.
+      mask: which leaves decay, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -385,7 +399,7 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, None, per, strongest=1.0),
+        decay=_found_or_given(weight_decay, mask, per, strongest=1.0),
         mean_dtype=mean_dtype,
     )
 
@@ -403,6 +417,19 @@ def _found_or_given(
 
 def _empty_apart(params: Any) -> Any:
     return jax.tree.map(lambda p: "muon" if p.size > 0 else "empty", params)
+
+
+def _check_multiplier(learning_rate: Any) -> None:
+    """Warns of a constant that looks like the rate of another optimizer."""
+    if not _tree.concrete(learning_rate):
+        return
+    _tree.check_range("learning_rate", learning_rate, 0.0)
+    if 0.0 < learning_rate < _SMALL_MULTIPLIER:
+        warnings.warn(
+            f"learning_rate={learning_rate:g} is a multiplier on the step size that is found, and"
+            " being constant it is made up for: leave it at 1.",
+            stacklevel=3,
+        )
 
 
 def _check_ascent(base: optax.GradientTransformation) -> None:

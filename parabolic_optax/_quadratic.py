@@ -8,7 +8,7 @@ import optax
 
 from parabolic_optax import _tree
 from parabolic_optax._spectrum import SpectrumState, decompose
-from parabolic_optax._types import Quadratic, Secants, link
+from parabolic_optax._types import Quadratic, Secants, link, stateless
 
 # Most that asymmetry shortens a step. Old secants can be wrong by any factor, and without a
 # bound one stiff direction that was measured wrongly would stop the soft ones.
@@ -84,11 +84,7 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
         updates: Secants, state: SpectrumState, params: Any = None, **extra_args: Any
     ) -> tuple[Quadratic, SpectrumState]:
         del params, extra_args
-        if updates.frame.shape != (rank, rank):
-            raise ValueError(
-                f"the tracker follows {updates.frame.shape[0]} directions, this estimator was"
-                f" made for {rank}: give both the same rank."
-            )
+        _tree.check_same_rank(updates.frame.shape[0], rank)
         with jax.default_matmul_precision("highest"):
             eigenvalues, vectors, asymmetry = spectrum_kernel(updates.matrix, updates.frame)
             slopes = vectors.T @ _tree.project(updates.directions, updates.gradient, rank)
@@ -135,10 +131,6 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
     """
     _tree.check_range("damping", damping, 0.0)
 
-    def init(params: Any) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
     def update(
         updates: Quadratic, state: optax.EmptyState, params: Any = None, **extra_args: Any
     ) -> tuple[Quadratic, optax.EmptyState]:
@@ -146,7 +138,7 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
         stiffness = stiffness_kernel(updates.eigenvalues, updates.asymmetry, damping)
         return updates._replace(eigenvalues=stiffness), state
 
-    return link(init, update)
+    return link(stateless, update)
 
 
 def stiffness_kernel(

@@ -92,7 +92,7 @@ def _estimator(
     ) -> tuple[Quadratic, RegressionState]:
         del params, extra_args
         span = updates
-        _check_same(span, rank)
+        _tree.check_same_rank(span.transport.shape[0], rank)
         with jax.default_matmul_precision("highest"):
             response, spread = (
                 span.transport @ old @ span.transport.T + new
@@ -115,14 +115,6 @@ def _estimator(
         return quadratic, _tree.where(span.usable, new, state)
 
     return link(init, update)
-
-
-def _check_same(span: Span, rank: int) -> None:
-    if span.transport.shape != (rank, rank):
-        raise ValueError(
-            f"the tracker follows {span.transport.shape[0]} directions, this estimator was made"
-            f" for {rank}: give both the same rank."
-        )
 
 
 def estimate_centred(rank: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -269,7 +261,7 @@ def estimate_exact(
     ) -> tuple[Quadratic, SpectrumState]:
         del extra_args
         span = updates
-        _check_same(span, rank)
+        _tree.check_same_rank(span.transport.shape[0], rank)
         _tree.check_match(span.gradient, params)
 
         def product(row: Any) -> jax.Array:

@@ -45,16 +45,10 @@ class Pairs(NamedTuple):
 
     @classmethod
     def empty(cls, params: Any, rank: int) -> "Pairs":
-        def rows() -> Any:
-            # Made of the parameters, so that it is cut over devices as they are.
-            return jax.tree.map(
-                lambda p: jnp.broadcast_to(jnp.zeros_like(p)[None], (rank, *p.shape)), params
-            )
-
         dtype = _tree.real_type(params)
         return cls(
-            directions=rows(),
-            images=rows(),
+            directions=_tree.empty_rows(params, rank),
+            images=_tree.empty_rows(params, rank),
             matrix=jnp.zeros((rank, rank), dtype),
             frame=jnp.zeros((rank, rank), dtype),
             used=jnp.zeros([], jnp.int32),
@@ -103,9 +97,17 @@ class TrackSecantsState(NamedTuple):
 
     def restart(self) -> "TrackSecantsState":
         rank = self.pairs.frame.shape[0]
-        zero = jnp.zeros_like(self.count)
-        first = zero + _FIRST_PROBE
-        return self._replace(pairs=Pairs.empty(self.base, rank), count=zero, next_probe=first)
+        never = jnp.asarray(self.next_probe) == _NEVER
+        # Gradients of before and after are of two problems, and so say nothing about noise.
+        forgotten = {
+            name: jnp.zeros_like(getattr(self, name))
+            for name in ("stretch", "probing", "noise", "doubt", "count", "lost")
+        }
+        return self._replace(
+            pairs=Pairs.empty(self.base, rank),
+            next_probe=jnp.where(never, self.next_probe, _FIRST_PROBE),
+            **forgotten,
+        )
 
     @property
     def reliable(self) -> jax.Array:
@@ -372,9 +374,7 @@ def track_secants(
             moved=jnp.where((good | fled) & state.reliable & ~state.probing, moved, 0.0),
             change=change,
             scale=scale,
-            count=new.count,
             probing=probing,
-            reliable=new.reliable,
             usable=good,
         )
         return secants, new

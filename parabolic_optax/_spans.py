@@ -62,12 +62,6 @@ def orthonormal(rows: Any, rank: int) -> Any:
     return rows
 
 
-def _empty(params: Any, rank: int) -> Any:
-    return jax.tree.map(
-        lambda p: jnp.broadcast_to(jnp.zeros_like(p)[None], (rank, *p.shape)), params
-    )
-
-
 def _coefficients(rows: Any, others: Any, rank: int) -> jax.Array:
     """Inner products [rows_i . others_j], [k, k]."""
     pick = [jax.tree.map(lambda r, i=i: r[i], rows) for i in range(rank)]
@@ -218,7 +212,11 @@ def track_averages(
         return jax.tree.map(pull, memory, taken)
 
     return _track(
-        rank, decay, lambda params: _empty(params, rank), lambda rows: orthonormal(rows, rank), grow
+        rank,
+        decay,
+        lambda params: _tree.empty_rows(params, rank),
+        lambda rows: orthonormal(rows, rank),
+        grow,
     )
 
 
@@ -278,7 +276,9 @@ def track_components(
 
         return orthonormal(jax.tree.map(pull, rows, unit), rank)
 
-    return _track(rank, decay, lambda params: _empty(params, rank), lambda rows: rows, grow)
+    return _track(
+        rank, decay, lambda params: _tree.empty_rows(params, rank), lambda rows: rows, grow
+    )
 
 
 def track_fixed(directions: Any, *, decay: float = 0.9) -> optax.GradientTransformationExtraArgs:

@@ -36,21 +36,27 @@ class MultiplicativeState(NamedTuple):
       before: the same, one sample before: that of the last displacement seen.
       scale: norm of all parameters at init, or what it is taken to be at least, parameter
         units; float32 scalar.
-      search: count of the last sample of the search for the scale, -1 after a restart;
-        int32 scalar.
+      travelled: displacement of all parameters at the last sample of the search, relative to
+        their scale; float32 scalar.
+      search: count of the last sample of the search for the scale, int32 scalar.
+      searching: whether the search goes on, bool scalar.
     """
 
     log_step: jax.Array
     before: jax.Array
     scale: jax.Array
+    travelled: jax.Array
     search: jax.Array
+    searching: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
         return {"step_size": jnp.exp(self.log_step)}
 
     def restart(self) -> "MultiplicativeState":
-        # The step size is right already; a new search would lose it.
-        return self._replace(search=jnp.full_like(self.search, -1))
+        # A step size that has been found is right already; a new search would lose it.
+        return self._replace(
+            search=jnp.zeros_like(self.search), travelled=jnp.zeros_like(self.travelled)
+        )
 
 
 def multiplicative_kernel(
@@ -77,20 +83,34 @@ def multiplicative_kernel(
     return change - brake * jnp.clip(surprise / _ALARM - 1.0, 0.0, 5.0)
 
 
-def search_kernel(log_step: jax.Array, before: jax.Array, travelled: jax.Array) -> jax.Array:
+def search_kernel(
+    log_step: jax.Array,
+    before: jax.Array,
+    travelled: jax.Array,
+    travelled_before: jax.Array,
+    blind: jax.Array,
+) -> jax.Array:
     """Next logarithm of the step size in the search for the scale, one parabola.
 
     Args:
       log_step: logarithm of the step size of the step under way, scalar.
       before: that of the last step that `travelled` knows of, scalar.
       travelled: displacement of all parameters relative to their scale, scalar.
+      travelled_before: the same, one sample before, scalar.
+      blind: largest logarithm of the step size while nothing has moved at all, scalar.
 
     Returns:
       The step size that would have moved the parameters by the reach, 3/1000, but at most
-      16 times the last one; all as logarithms.
+      16 times the last one; no longer one where the last one has not moved them further; all as
+      logarithms.
     """
     aim = before + jnp.log(_REACH) - jnp.log(jnp.maximum(travelled, jnp.finfo(jnp.float32).tiny))
-    return jnp.minimum(log_step + jnp.log(_JUMP), aim)
+    found = jnp.minimum(log_step + jnp.log(_JUMP), aim)
+    # Steps below rounding move nothing, and nor do those that something behind this link holds
+    # back, which must not grow for as long as that takes.
+    still = travelled <= travelled_before
+    limit = jnp.where(travelled > 0.0, log_step, jnp.maximum(log_step, blind))
+    return jnp.where(still, jnp.minimum(found, limit), found)
 
 
 def step_multiplicative(
@@ -179,7 +199,9 @@ def step_multiplicative(
             log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             scale=jnp.maximum(jnp.sqrt(jnp.sum(layout.inner(params, params))), _least_norm(params)),
+            travelled=jnp.zeros([], jnp.float32),
             search=jnp.zeros([], jnp.int32),
+            searching=jnp.array(True),
         )
 
     def update(
@@ -190,18 +212,22 @@ def step_multiplicative(
         layout = _tree.Layout.of(sample.update, per)
 
         travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
-        was_searching = (state.search >= sample.count - 1) & (state.scale > 0.0)
+        count = sample.count.astype(jnp.float32)
+        was_searching = state.searching & (state.scale > 0.0)
         # Rounding lets the parameters fall short of the reach; half of it is good enough.
         searching = was_searching & (travelled < 0.5 * _REACH)
         search = jnp.where(searching, sample.count, state.search)
-        found = jax.vmap(search_kernel, in_axes=(0, 0, None))(
-            state.log_step, state.before, travelled
+        # What would move parameters by the reach along a direction of unit entries, and after
+        # t steps along one of entries of 1/t.
+        typical = state.scale / math.sqrt(max(1, _tree.count(sample.update)))
+        blind = jnp.log(_REACH) + jnp.log(jnp.maximum(typical * count, 1e-30))
+        found = jax.vmap(search_kernel, in_axes=(0, 0, None, None, None))(
+            state.log_step, state.before, travelled, state.travelled, blind
         )
         # The first sample has not moved yet; the last one of the search may only cut back.
         may_grow = searching & (sample.count > 1)
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
-        count = sample.count.astype(jnp.float32)
         elapsed = jnp.maximum(1.0, count - jnp.maximum(search, 0).astype(jnp.float32))
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
@@ -215,7 +241,9 @@ def step_multiplicative(
         # seen that seldom.
         change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
         log_step = jnp.where(was_searching, found, state.log_step + change)
-        new = MultiplicativeState(log_step, state.log_step, state.scale, search)
+        new = MultiplicativeState(
+            log_step, state.log_step, state.scale, travelled, search, searching
+        )
 
         # With the step size of the previous sample, the loop over the parameters waits for the
         # inner products alone, and not for the small work on what they say.

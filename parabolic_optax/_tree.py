@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,10 +22,13 @@ _SHORT = 32
 
 def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
     """Where every leaf sits, as the keys that lead to it."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
     # Flax NNX keeps every array as the value of a variable; its name is the variable's.
-    value = jax.tree_util.GetAttrKey("value")
-    return [path[:-1] if path[1:] and path[-1] == value else path for path, _ in paths]
+    return [path for path, node in nodes for _ in jax.tree.leaves(node)]
+
+
+def _is_variable(node: Any) -> bool:
+    return any(kind.__name__ in ("Variable", "VariableState") for kind in type(node).__mro__)
 
 
 def leaf_paths(tree: Any) -> list[str]:
@@ -148,16 +152,26 @@ def _axes(tree: Any, per: Any) -> list[Any]:
                 " path and the leaf, or a pytree of axes."
             )
         return [None] * len(leaves)
-    if callable(per):
+    if is_function(per):
         return [per(name, leaf) for name, leaf in zip(leaf_paths(tree), leaves, strict=True)]
     # A prefix tree of axes. None means "one parabola" here, so it must count as a leaf.
-    spread = jax.tree.map(
-        lambda axis, subtree: jax.tree.map(lambda _: (axis,), subtree),
-        per,
-        tree,
-        is_leaf=lambda x: x is None,
-    )
-    return [axis for (axis,) in jax.tree.leaves(spread, is_leaf=lambda x: isinstance(x, tuple))]
+    return per_leaf(per, tree, is_leaf=lambda x: x is None)
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function and not a tree, as modules that can be called are."""
+    return callable(value) and jax.tree_util.all_leaves([value])
+
+
+def per_leaf(prefix: Any, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """What a prefix of `tree` says, once for every leaf of `tree`."""
+    values: list[Any] = []
+
+    def extend(value: Any, subtree: Any) -> None:
+        values.extend([value] * len(jax.tree.leaves(subtree)))
+
+    jax.tree.map(extend, prefix, tree, is_leaf=is_leaf)
+    return values
 
 
 def _inner_leaf(trees: tuple[jax.Array, ...], axis: Axis) -> list[jax.Array]:
@@ -214,6 +228,8 @@ def widened(tree: Any) -> Any:
 
 
 def _wide_type(dtype: Any) -> Any:
+    # NumPy's float64 is no type of JAX unless it is asked for.
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
@@ -257,6 +273,11 @@ def project(rows: Any, vector: Any, rank: int) -> jax.Array:
     ]
     dtype = real_type(vector)
     return sum((part.astype(dtype) for part in parts), jnp.zeros(rank, dtype))
+
+
+def empty_rows(tree: Any, rank: int) -> Any:
+    """Rows of zeros like `tree`, k of them; made of it, so they are cut over devices as it is."""
+    return jax.tree.map(lambda p: jnp.broadcast_to(jnp.zeros_like(p)[None], (rank, *p.shape)), tree)
 
 
 def combine(coefficients: jax.Array, rows: Any) -> Any:
@@ -339,12 +360,12 @@ def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax
 
 
 def concrete(value: Any) -> bool:
-    """Whether a constant can be checked now; under `inject_hyperparams` it is a tracer."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a constant can be checked now, without a transfer from a device."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless low <= value <= high; a tracer is taken on trust."""
+    """Raises ValueError unless low <= value <= high; an array of JAX is taken on trust."""
     if concrete(value) and not low <= value <= high:
         raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
     if not (concrete(value) or hasattr(value, "dtype")):
@@ -391,6 +412,15 @@ def check_match(updates: Any, params: Any) -> None:
                 f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
                 f" the parameter {jnp.shape(p)}."
             )
+
+
+def check_same_rank(followed: int, rank: int) -> None:
+    """Raises ValueError unless tracker and estimator were made for as many directions."""
+    if followed != rank:
+        raise ValueError(
+            f"the tracker follows {followed} directions, this estimator was made for {rank}: give"
+            " both the same rank."
+        )
 
 
 def check_rank(rank: Any) -> None:

@@ -116,9 +116,7 @@ class Secants(NamedTuple):
       change: change of the loss over it by the trapezoidal rule, from the two gradients
         alone, loss units; scalar.
       scale: length of the parameters, parameter units; scalar.
-      count: number of the sample, 1 for the first; int32 scalar.
       probing: whether the step must be zero, to measure the noise; bool scalar.
-      reliable: whether noise leaves enough of the gradient changes; bool scalar.
       usable: whether the squared norm of the gradient is a number other than zero. Where it
         is not, the links keep their state and the step is `recoil`; bool scalar.
     """
@@ -133,9 +131,7 @@ class Secants(NamedTuple):
     moved: jax.Array
     change: jax.Array
     scale: jax.Array
-    count: jax.Array
     probing: jax.Array
-    reliable: jax.Array
     usable: jax.Array
 
 
@@ -225,6 +221,12 @@ class Directional(Readable, Protocol):
     def direction_readings(self) -> dict[str, jax.Array]:
         """Arrays with one value per direction."""
         ...
+
+
+def stateless(params: Any) -> optax.EmptyState:
+    """The `init` of a link that keeps nothing."""
+    del params
+    return optax.EmptyState()
 
 
 def link(

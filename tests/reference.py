@@ -61,11 +61,8 @@ def tangential(slope, length, radial_slope, growth):
     return slope - growth * radial_slope / length
 
 
-def flip(curvature, offset, position, cap):
-    if curvature < 0.0:
-        offset = -offset
-    reach = cap * abs(position)
-    return max(-reach, min(reach, offset))
+def flip(curvature, offset):
+    return -offset if curvature < 0.0 else offset
 
 
 def multiplicative(drive, surprise, up, down, brake):
@@ -73,11 +70,13 @@ def multiplicative(drive, surprise, up, down, brake):
     return change - brake * min(5.0, max(0.0, surprise / 5.0 - 1.0))
 
 
-def search(log_step, before, travelled):
-    largest = log_step + math.log(16.0)
-    if travelled <= 0.0:
-        return largest
-    return min(largest, before + math.log(REACH / travelled))
+def search(log_step, before, travelled, travelled_before, blind):
+    found = log_step + math.log(16.0)
+    if travelled > 0.0:
+        found = min(found, before + math.log(REACH / travelled))
+    if travelled <= travelled_before:
+        found = min(found, log_step if travelled > 0.0 else max(log_step, blind))
+    return found
 
 
 def gradient_size(square, mean, weight):
@@ -113,7 +112,6 @@ def trace(
     *,
     memory=29.0,
     pooling=1.0,
-    cap=1.0,
     anchor_power=0.5,
     tail_power=9.0,
     tail_share=0.7,
@@ -136,7 +134,8 @@ def trace(
     scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
     ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
     scale = max(scale, 0.1 * math.sqrt(sum(ranks)))
-    last_search = 0
+    last_search, searching, travelled_before = 0, True, 0.0
+    entries = sum(p.size for p in params)
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
@@ -170,20 +169,21 @@ def trace(
             signal[i], _, offset[i] = uncentred(mean_s[i], mean_size[i], mean_x[i])
 
         travelled = samples[-1][1] / (scale if scale > 0.0 else 1.0)
-        was_searching = last_search >= count - 1 and scale > 0.0
+        was_searching = searching and scale > 0.0
         searching = was_searching and travelled < 0.5 * REACH
         if searching:
             last_search = count
-        elapsed = max(1, count - max(last_search, 0))
+        elapsed = max(1, count - last_search)
+        blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * count, 1e-30))
         moving = list(log_step)
         params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
         pooled = [(1.0 - pooling) * signal[i] + pooling * signal[n] for i in range(n)]
         for i in range(n):
             curvature = pooled[i] * mean_size[i] / max(mean_x[i], TINY)
-            aim = flip(curvature, offset[i], samples[i][1], cap)
+            aim = flip(curvature, offset[i])
             drive = float(np.sign(aim)) * abs(pooled[i])
             if was_searching:
-                found = search(log_step[i], before[i], travelled)
+                found = search(log_step[i], before[i], travelled, travelled_before, blind)
                 if not searching or count == 1:
                     found = min(found, log_step[i])
                 log_step[i] = found
@@ -196,7 +196,7 @@ def trace(
                     brake if elapsed > BRAKE_DELAY else 0.0,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
-        before = moving
+        before, travelled_before = moving, travelled
         rows.append(
             {
                 "params": params,

@@ -389,3 +389,40 @@ def test_impossible_weight_decay():
     for make in (po.parabolic_adamw, po.parabolic_muon):
         with pytest.raises(ValueError, match="weight_decay"):
             make(weight_decay=-0.1)
+
+
+def test_a_mask_may_be_a_module_that_can_be_called():
+    equinox = pytest.importorskip("equinox")
+    model = equinox.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
+    params = equinox.filter(model, equinox.is_array)
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    assert callable(mask)
+    optimizer = po.parabolic_adamw(weight_decay=0.1, mask=mask, initial_step=0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    plain = po.parabolic_adamw(weight_decay=0.0, initial_step=0.1)
+    undecayed, _ = plain.update(params, plain.init(params), params)
+    differ = [
+        not bool(jnp.array_equal(u, v))
+        for u, v in zip(jax.tree.leaves(updates), jax.tree.leaves(undecayed), strict=True)
+    ]
+    assert differ == jax.tree.leaves(mask)
+
+
+@pytest.mark.parametrize("name", ["parabolic_adamw", "parabolic_sgd", "parabolic_muon"])
+def test_every_optimizer_with_decay_takes_a_mask(name):
+    params = {"w": jnp.eye(2), "v": jnp.eye(2)}
+    optimizer = getattr(po, name)(weight_decay=0.5, mask={"w": True, "v": False}, initial_step=0.1)
+    plain = getattr(po, name)(weight_decay=0.0, initial_step=0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    undecayed, _ = plain.update(params, plain.init(params), params)
+    assert jnp.array_equal(updates["v"], undecayed["v"])
+    # The shrinkage is at most 1 / (t + 29), which is less than 0.1 times 0.5.
+    np.testing.assert_allclose(undecayed["w"] - updates["w"], params["w"] / 30.0, atol=1e-6)
+
+
+def test_sgd_finds_its_decay_on_request():
+    params = {"w": jnp.ones((2, 2))}
+    assert "weight_decay" not in po.metrics(po.parabolic_sgd().init(params))
+    optimizer = po.parabolic_sgd(weight_decay=None)
+    _, state = optimizer.update({"w": -jnp.ones((2, 2))}, optimizer.init(params), params)
+    assert po.metrics(state)["weight_decay"] == 0.25

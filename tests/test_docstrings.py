@@ -25,7 +25,10 @@ def test_every_public_name_is_a_function_or_a_record():
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_says_all_there_is_to_say_in_one_order(name):
-    assert sections(name) == SECTIONS
+    function = getattr(po, name)
+    # What takes no arguments can be given no wrong ones.
+    needless = () if inspect.signature(function).parameters else ("Args", "Raises")
+    assert sections(name) == [section for section in SECTIONS if section not in needless]
     assert ">>> print" in inspect.getdoc(getattr(po, name)).split("Example:")[1]
 
 

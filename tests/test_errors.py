@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 import pytest
@@ -50,7 +51,9 @@ def test_base_points_downhill(base):
         (lambda: po.step_multiplicative(initial_step=float("nan")), "initial_step"),
         (lambda: po.estimate_uncentred(pooling=2), "pooling"),
         (lambda: po.estimate_uncentred(memory=-1.0), "memory"),
-        (lambda: po.flip_saddles(cap=-1.0), "cap"),
+        (lambda: po.parabolic_adam(learning_rate=-1.0), "learning_rate"),
+        (lambda: po.parabolic_adam(initial_step=np.float32(-1.0)), "initial_step"),
+        (lambda: po.parabolic_sgd(weight_decay=-0.1), "weight_decay"),
         (lambda: po.track_displacement(optax.identity(), anchor_power=-1.0), "anchor_power"),
         (lambda: po.parabolic_adam(tail_power=-1.0), "tail_power"),
         (lambda: po.track_displacement(optax.identity(), tail_share=1.5), "tail_share"),
@@ -176,3 +179,17 @@ def test_averages_of_other_parameters(params, message):
     state = po.parabolic_adam().init(PARAMS)
     with pytest.raises(ValueError, match=message):
         po.eval_params(state, params)
+
+
+def test_a_constant_multiplier_that_looks_like_a_rate_is_warned_of():
+    with pytest.warns(UserWarning, match="learning_rate=0.001 is a multiplier"):
+        po.parabolic_adam(1e-3)
+    for learning_rate in (0.0, 0.5, 1, 2.0, jnp.float32(1e-3), lambda count: 1e-3):
+        po.parabolic_adam(learning_rate)
+
+
+def test_what_is_not_the_learning_rate_or_a_constant_of_adam_has_to_be_named():
+    with pytest.raises(TypeError):
+        po.parabolic_adamw(1.0, 0.9, 0.999, 1e-8, 0.1)
+    with pytest.raises(TypeError):
+        po.parabolic_muon(1.0, 0.1)

@@ -40,7 +40,8 @@ ALLOWED = {
     },
 }
 OUTSIDE = {
-    "collections", "dataclasses", "functools", "math", "typing", "jax", "numpy", "optax",
+    "collections", "dataclasses", "functools", "math", "typing", "warnings",
+    "jax", "numpy", "optax",
 }  # fmt: skip
 
 

@@ -316,6 +316,21 @@ def test_readouts():
     jax.tree.map(np.testing.assert_array_equal, po.eval_params(state, params), params)
 
 
+@pytest.mark.parametrize("probes", [True, False])
+def test_a_reset_forgets_the_noise_and_keeps_whether_it_is_measured(probes):
+    optimizer = po.ogr() if probes else exact(4)
+    (_, state), _ = train(optimizer, matrix_loss, matrix_params(), 8)
+    elsewhere = jax.tree.map(lambda p: 3.0 * p, matrix_params())
+    state, still = po.reset(state), []
+    params = elsewhere
+    for _ in range(9):
+        updates, state = optimizer.update(jax.grad(matrix_loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        still.append(all(bool(jnp.all(u == 0.0)) for u in jax.tree.leaves(updates)))
+    assert still == [probes and number == 7 for number in range(9)]
+    assert po.metrics(state)["doubt"] < 1e-3
+
+
 def test_a_restarted_state_goes_on():
     optimizer = exact(4)
     (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 9)

@@ -1,5 +1,5 @@
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -476,3 +476,61 @@ def test_a_run_is_differentiable(make):
 
     by_hand = (trained(1.001) - trained(0.999)) / 0.002
     np.testing.assert_allclose(jax.grad(trained)(1.0), by_hand, rtol=0.05, atol=1e-3)
+
+
+class Pair(NamedTuple):
+    w: Any
+    b: Any
+
+
+@pytest.mark.parametrize(
+    ("params", "per", "sizes"),
+    [
+        ((jnp.ones((3, 2)), jnp.ones(2)), (0, None), [3, 1]),
+        (Pair(jnp.ones((3, 2)), jnp.ones(2)), Pair(0, None), [3, 1]),
+        ({"l": (jnp.ones((3, 2)), jnp.ones(2)), "e": ()}, {"l": 0, "e": None}, [3, 2]),
+        ({"l": (jnp.ones((3, 2)), jnp.ones(2))}, {"l": None}, [1, 1]),
+    ],
+)
+def test_axes_are_given_as_a_prefix_of_any_tree(params, per, sizes):
+    optimizer = po.parabolic_adam(per=per)
+    state = optimizer.init(params)
+    _, state = optimizer.update(params, state, params)
+    named = {k: v for k, v in po.metrics(state, per).items() if k.startswith("step_size/")}
+    assert [value.size for value in named.values()] == sizes
+
+
+def test_axes_of_masked_parameters():
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    inner = po.parabolic_adam(per={"w": 0, "b": None})
+    optimizer = optax.masked(inner, {"w": True, "b": False})
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    assert updates["w"].shape == (3, 2)
+
+
+def test_metrics_know_parabolas_that_are_shared():
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    state = po.parabolic_adam(per="global").init(params)
+    assert po.metrics(state) == po.metrics(state, "global")
+    assert "step_size/w" in po.metrics(state)
+    # A model that is one array has no name to add.
+    assert all("/" not in name for name in po.metrics(po.parabolic_adam().init(params["w"])))
+
+
+def test_a_tensor_called_value_keeps_its_name():
+    equinox = pytest.importorskip("equinox")
+
+    class Attention(equinox.Module):
+        query: jax.Array
+        value: jax.Array
+
+    state = po.parabolic_adam().init({"attention": Attention(jnp.ones(2), jnp.ones(2))})
+    assert {"step_size/attention/query", "step_size/attention/value"} <= set(po.metrics(state))
+
+
+def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():
+    state = po.parabolic_adam().init({"w": np.ones(3)})
+    assert {leaf.dtype for leaf in jax.tree.leaves(po.eval_params(state, {"w": jnp.ones(3)}))} == {
+        jnp.dtype("float32")
+    }
