@@ -12,6 +12,7 @@ import optax
 import optax.contrib
 
 import parabolic_optax as po
+from parabolic_optax._demo.optimizers import with_tail_mean
 
 Setting = Mapping[str, Any]
 
@@ -43,29 +44,6 @@ class Optimizer(NamedTuple):
     readout: Callable[[Any, Any], Any] | None = None
     trace: Callable[[Any], dict[str, jax.Array]] | None = None
     needs_loss: bool = False
-
-
-class TailState(NamedTuple):
-    inner: Any
-    mean: Any
-    count: jax.Array
-
-
-def with_tail_mean(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Keeps the mean of the parameters over the last tenth of the run, as ours does."""
-    inner = optax.with_extra_args_support(inner)
-
-    def init(params):
-        return TailState(inner.init(params), params, jnp.zeros((), jnp.int32))
-
-    def update(updates, state, params: Any = None, **extra_args):
-        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        weight = 10.0 / (state.count + 10.0)
-        moved: Any = optax.apply_updates(params, updates)
-        mean = jax.tree.map(lambda m, p: m + weight * (p - m), state.mean, moved)
-        return updates, TailState(inner_state, mean, state.count + 1)
-
-    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def with_rate(direction: Callable[[], optax.GradientTransformation], warm_up: float = 0.05):

@@ -1,6 +1,7 @@
 """Tables and pictures from the stored records: ``python -m benchmarks.report``.
 
-Nothing is trained here. ``--table`` prints the table that the README shows.
+Nothing is trained here. ``--headline`` prints the table that the README shows, ``--table`` that of
+`benchmarks/README.md`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks import records
 from benchmarks.scores import (
     AVERAGED,
+    FIXED,
     REFERENCE,
     UNDECAYED,
     Entry,
@@ -22,6 +24,8 @@ from benchmarks.scores import (
     interval,
 )
 from benchmarks.workloads import SUITES
+
+HEADLINE_SUITES = ("audit", "confirmation", "development")
 
 
 def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
@@ -32,7 +36,7 @@ def load(suite: str, folder: pathlib.Path = records.RESULTS) -> Scores:
 
 
 def table(scores: Scores) -> str:
-    """Every workload's loss of the reference, and ratios to it: the README's table."""
+    """Every workload's loss of the reference, and ratios to it."""
     columns = [
         UNDECAYED,
         AVERAGED,
@@ -59,6 +63,30 @@ def table(scores: Scores) -> str:
         cells = [reduce(scores.ratios(entry)) for entry in (REFERENCE, *columns)]
         cells += [f"{reduce(scores.ratios(peer))} {peer.label}" if peer else "–" for peer in single]
         lines.append(_row(f"**{name}**", cells))
+    return "\n".join(lines)
+
+
+def headline(suites: dict[str, Scores]) -> str:
+    """What the README shows: ratios to tuned AdamW over all problems of each of several suites."""
+    columns = [
+        column
+        for name, scores in suites.items()
+        for column in (
+            f"{name}, {len(scores.ratios(REFERENCE))} problems",
+            "95 % interval",
+            "worst",
+        )
+    ]
+    ours = [entry for entry in next(iter(suites.values())).headline if entry.decay == 0.0]
+    best = (_single_best_peer(scores) for scores in suites.values())
+    peers = dict.fromkeys(peer._replace(label=f"{peer.label}, averaged") for peer in best if peer)
+    lines = _head(f"geometric mean of the ratios to {REFERENCE.label}", columns)
+    for entry in (AVERAGED, *FIXED, *ours, *peers):
+        cells = []
+        for scores in suites.values():
+            ratios = scores.ratios(entry)
+            cells += [_ratio(geometric_mean(ratios)), _interval(ratios), _ratio(_worst(ratios))]
+        lines.append(_row(entry.label, cells))
     return "\n".join(lines)
 
 
@@ -237,9 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.report", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument("--suite", choices=SUITES, default="confirmation")
-    parser.add_argument("--table", action="store_true", help="only the table of the README")
+    parser.add_argument("--table", action="store_true", help="only the table of all workloads")
+    parser.add_argument("--headline", action="store_true", help="only the table of the README")
     parser.add_argument("--results", type=pathlib.Path, default=records.RESULTS, metavar="FOLDER")
     options = parser.parse_args(arguments)
+    if options.headline:
+        print(headline({suite: load(suite, options.results) for suite in HEADLINE_SUITES}))
+        return 0
     scores = load(options.suite, options.results)
     if not scores.records:
         print(f"no records of {options.suite} in {options.results}", file=sys.stderr)

@@ -2,11 +2,11 @@
 
 A tour. The help of every name below has its mathematics, its errors and an example.
 
-**Train.** :func:`parabolic_adam` stands where ``optax.adam(rate)`` stood. The update needs
+**Train.** :func:`parabolic_adamw` stands where ``optax.adamw(rate)`` stood. The update needs
 the parameters, and nothing else:
 
 >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
->>> optimizer = po.parabolic_adam()
+>>> optimizer = po.parabolic_adamw()
 >>> params = {"w": jnp.array([4.0, -1.0])}
 >>> state = optimizer.init(params)
 >>> @jax.jit
@@ -14,12 +14,12 @@ the parameters, and nothing else:
 ...     grads = jax.grad(lambda p: jnp.sum((p["w"] - jnp.array([1.0, 2.0])) ** 2))(params)
 ...     updates, state = optimizer.update(grads, state, params)
 ...     return optax.apply_updates(params, updates), state
->>> for _ in range(300):
+>>> for _ in range(150):
 ...     params, state = step(params, state)
 >>> print(params["w"].round(1))
 [1. 2.]
 
-**Choose.** :func:`parabolic_adamw` decays weights, :func:`parabolic_sgd` saves memory,
+**Choose.** :func:`parabolic_adam` decays no weights, :func:`parabolic_sgd` saves memory,
 :func:`parabolic_muon` is for large matrices, and :func:`parabolic` finds the step size of any
 other optax direction. :func:`ogr` makes Newton steps in a few directions, where gradients carry
 no noise: curve fitting, physics-informed networks, full batches. :func:`ogr_momentum`,
@@ -30,7 +30,7 @@ to log (step size, curvature, signal), and :func:`reset` forgets the past when t
 changes.
 
 >>> print(int(po.metrics(state)["count"]))
-300
+150
 
 **Build.** The optimizers, all but :func:`ogr_diagonal`, are chains of public links: a direction
 tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three families fit

@@ -25,7 +25,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
     :func:`parabolic` finds their length. So the mask is part of the loop that makes the direction
     and keeps nothing; that loop has to read the gradient as well.
 
-    Small networks learn their data by heart faster with such steps than without, so they want
+    Small networks memorize their data faster with such steps than without, so they want
     weight decay; :func:`parabolic_adamw` has both.
 
     Args:

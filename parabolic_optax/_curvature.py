@@ -55,7 +55,7 @@ def estimate_uncentred(
     fixed before the noise of the slope was drawn, so gradient noise adds variance and no
     bias: no phantom curvature. :math:`\lambda > 0` says that the mean of the past is a
     better place than the present (the steps are too long), :math:`\lambda < 0` that the
-    extremum still lies ahead, or that the loss bends down.
+    loss still falls away from it, whatever lies ahead (the steps are too short).
 
     The reliability of the slope is its mean over its mean size. The size rather than the root
     mean square, because single gross slopes count less and a square can overflow.

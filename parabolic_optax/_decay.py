@@ -96,8 +96,8 @@ def decay_outward(
     slope :math:`r_t = \langle g_t, \bar y_t \rangle`, its derivative by the logarithm of their
     scale. (The gradient is taken at :math:`\theta`; the difference is the curvature between the
     two points, which adds little on average, since most of the noise of :math:`\theta` is not
-    in :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that learns its data
-    by heart has none: its loss falls for ever as its weights grow, and all minibatches agree,
+    in :math:`\bar y`.) At a minimum the mean of :math:`r` is zero. A network that memorizes its
+    data has none: its loss falls for ever as its weights grow, and all minibatches agree,
 
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
@@ -127,8 +127,8 @@ def decay_outward(
     already, for which this is made, go by the whole.)
 
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
-    axes or more, beside the one that `per` slices. Biases and the scales of normalisations learn
-    little by heart, and their decay is what costs a network that is still learning.
+    axes or more, beside the one that `per` slices. Biases and the scales of normalisations memorize
+    little, and their decay is what costs a network that is still learning.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0; 0 leaves the slopes as

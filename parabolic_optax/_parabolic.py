@@ -39,7 +39,7 @@ def parabolic(
     tensor and one for all together. Its slope
     :math:`s_t = \langle g_t, D_t \rangle / |D_t|` is unbiased under gradient noise,
     because :math:`D_t` was fixed before the noise of :math:`g_t` was drawn. A slope that
-    stays negative says that the extremum lies ahead: the step size
+    stays negative says that the loss still falls away from that mean: the step size
     :math:`\eta` grows. A positive one says that the mean is the better place: it falls.
 
     .. math::
@@ -298,7 +298,7 @@ def parabolic_sgd(
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
       weight_decay: decoupled decay, in units of the base step; None lets it be found, which helps
-        networks that learn their data by heart and costs linear and physics-informed models.
+        networks that memorize their data and costs linear and physics-informed models.
       mask: which leaves decay, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.

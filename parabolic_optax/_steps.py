@@ -124,8 +124,8 @@ def step_multiplicative(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Base step times a step size that the parabolas raise and lower.
 
-    The parabola says whether the wanted point lies ahead on the way that the parameters
-    came (its offset is positive: the steps are too short) or behind, and how reliably:
+    The parabola, after the flip, says whether to go on along the way that the parameters came
+    (its offset is positive: the steps are too short) or back, and how reliably:
 
     .. math::
       \log\eta_{t+1} = \log\eta_t \pm \rho_t |\phi_t|
@@ -137,10 +137,13 @@ def step_multiplicative(
     rate of decrease stays below the rate at which the anchor forgets, so that the step
     size cannot collapse while old displacements still count.
 
-    Before that, a few samples search for the scale: the step size is set to what would have
+    At the start a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
     they have moved about that far (at :math:`t_s`). The result therefore hardly depends on
-    `initial_step`. The norm is taken to be at least
+    `initial_step`. Where a step has not moved them any further, because something behind this
+    link holds the updates back, the next is no longer; where nothing has moved at all, as with
+    steps below rounding, it is at most what would move them by that much times t, if the entries
+    of the direction are 1. The norm is taken to be at least
     :math:`\tfrac{1}{10} (\sum_l \min(m_l, n_l))^{1/2}` over the matrices, of :math:`m_l` by
     :math:`n_l`: a tenth of that of matrices with orthonormal rows or columns, for those that
     start near zero. (Of more than two axes, the last one counts against all others together.)

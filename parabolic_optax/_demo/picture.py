@@ -78,7 +78,7 @@ def _heading(figure: Figure, config: dict[str, Any], runs: list[Run]) -> None:
         LEFT,
         0.912,
         f"{config['model'].capitalize()}, {config['steps']:,} steps of {config['batch']}"
-        f" {config['unit']}; same start and same batches for every run.",
+        f" {config['unit']}; same start, batches and averaging for every run.",
         color=PALE,
         fontsize=10.5,
     )
@@ -111,7 +111,7 @@ def _training_loss(axes: Axes, runs: list[Run]) -> None:
 
 
 def _held_out_accuracy(axes: Axes, runs: list[Run]) -> None:
-    _panel(axes, runs, "Held-out accuracy", "ours with the averaged parameters")
+    _panel(axes, runs, "Held-out accuracy", "of the averaged parameters, on the scale of the error")
     for run in runs:
         # A logarithm of the error shows the last percents, where the runs differ.
         error = 1.0 - np.minimum(run.held_out["accuracy"], 1.0 - 1e-4)
@@ -160,14 +160,14 @@ def _curvature(axes: Axes, runs: list[Run]) -> None:
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda y, _: _rate(y).replace("-", "−", int(y < 0)) if y else "0")
     )
-    note = "below 0: the extremum lies ahead,\nthe steps get longer"
+    note = "below 0: the loss still falls along\nthe way, the steps get longer"
     place = axes.transAxes
     axes.text(0.98, 0.2, note, transform=place, ha="right", color=PALE, fontsize=8.5)
 
 
 def _loss_by_rate(axes: Axes, runs: list[Run]) -> None:
     fan = _fan(runs)
-    subtitle = "against Adam's rate; ours needs none" if fan else ""
+    subtitle = "of averaged parameters, against Adam's rate" if fan else ""
     _panel(axes, runs, "Held-out loss at the end", subtitle)
     rates, losses = [rate for rate, _ in fan], [final(run)["held_out_loss"] for _, run in fan]
     axes.plot(rates, losses, color="#c4c4c4", lw=1.4)

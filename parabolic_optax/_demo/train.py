@@ -31,7 +31,8 @@ class Run:
       steps: the number of steps to do.
       curves: one value per step done: ``loss`` of the batch, ``step_size`` and
         ``curvature`` (ours only).
-      held_out: one value per piece: ``step``, ``loss``, ``accuracy``.
+      held_out: one value per piece: ``step``, and ``loss`` and ``accuracy`` of the mean of the
+        parameters over the last tenth of the steps so far.
       seconds: time so far, with compilation.
     """
 
@@ -82,9 +83,8 @@ def train(
         params, state, curves = _advance(
             graphdef, contender.transformation, ours, params, state, train_set, rows
         )
-        # Ours is read out as its users are told to: at the mean over the last tenth.
-        final = po.eval_params(state, params) if ours else params
-        run.extend(curves, *_evaluate(graphdef, final, held_out))
+        averaged = contender.averaged(state, params)
+        run.extend(curves, *_evaluate(graphdef, averaged, held_out))
         run.seconds = time.perf_counter() - start
         yield run
 
