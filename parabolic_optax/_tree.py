@@ -388,8 +388,8 @@ def check_floating(params: Any) -> None:
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"parameter {name or '(root)'} is {dtype or type(leaf).__name__}; parabolas need"
-                " floating-point arrays. Leave other leaves out with optax.masked or"
-                " optax.partition."
+                " floating-point arrays. Leave other leaves out with optax.partition, or with"
+                " optax.masked where nothing has a gradient for them."
             )
 
 

@@ -1,6 +1,7 @@
 """The instrument: problems, tuner, resuming, and the arithmetic of the report."""
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,10 @@ COSTLY = (
     "flights",
     "poisson",
     "autoencoder",
+    "code",
+    "denoiser",
+    "wave",
+    "weather",
 )
 
 
@@ -62,16 +67,18 @@ def test_loss_and_gradient_are_finite_at_the_start(name):
     assert float(jax.jit(workload.held_out_loss)(params, held_out)) > 0.0
 
 
-def test_development_and_confirmation_share_nothing():
+def test_development_confirmation_and_audit_share_nothing():
     def sets(prefix):
         names = {
             n for suite, ns in workloads.SUITES.items() if suite.startswith(prefix) for n in ns
         }
         return {name.partition("@")[0].partition("_")[0] for name in names}
 
-    assert sets("development").isdisjoint(sets("confirmation"))
-    first, second = (run.SUITES[name] for name in ("development", "confirmation"))
-    assert first.first_seed + 3 * first.seeds <= second.first_seed
+    names = ("development", "confirmation", "audit")
+    for one, other in itertools.combinations(names, 2):
+        assert sets(one).isdisjoint(sets(other))
+    for first, second in itertools.pairwise(run.SUITES[name] for name in names):
+        assert first.first_seed + 3 * first.seeds <= second.first_seed
 
 
 def test_scattered_workloads_get_more_seeds():
@@ -370,8 +377,7 @@ def test_scores_against_values_by_hand():
     assert computed.ratios(ours) == pytest.approx([0.9, 1.2])
     assert scores.geometric_mean(computed.ratios(ours)) == pytest.approx(math.sqrt(1.08))
     assert computed.ratios(ours, averaged) == pytest.approx([1.8 / 1.6, 12.0 / 8.0])
-    # Peers without a readout are judged by their parameters; most seeds diverged on b.
-    assert peer.result == "last"
+    # Without a curve of its readout a peer is judged by its parameters; most seeds diverged on b.
     assert computed.ratios(peer) == pytest.approx([1.0, math.inf])
     # Won: seeds 0 and 1 on a, seeds 0 and 1 on b.
     assert computed.wins(ours, [peer]) == pytest.approx(4 / 6)
@@ -382,21 +388,64 @@ def test_scores_against_values_by_hand():
     assert profile[ours] == pytest.approx([1.8 / 1.6, 12.0 / 8.0])
 
 
+def test_peers_are_judged_by_the_better_of_parameters_and_average():
+    both = {"curves": {"last": [3.0, 2.0], "readout": [2.5, 1.0]}}
+    computed = scores.Scores(
+        [
+            record("a", "adam_cosine", "tuned", [2.0] * 3, [9.0] * 3, rate=0.1),
+            record("b", "adam_cosine", "tuned", [2.0] * 3, [9.0] * 3, rate=0.1),
+            record("a", "dog", "peer", [2.0] * 3, [1.0] * 3, curve=[9.0] * 2) | both,
+            record("b", "dog", "peer", [3.0] * 3, [4.0] * 3) | both,
+            record("a", "schedule_free", "peer", [9.0] * 3, [4.0] * 3) | both,
+        ]
+    )
+    dog, schedule_free = computed.peers
+    assert computed.ratios(dog) == pytest.approx([0.5, 1.5])
+    assert computed.ratios(schedule_free) == pytest.approx([2.0])
+    assert computed.wins(dog, [schedule_free]) == 1.0
+    assert computed.steps_to_target("a", dog) == 1.0
+    assert [computed.ratios(each).tolist() for each in computed.peers_last] == [[1.0, 1.5], [4.5]]
+
+
+def test_one_rate_is_the_same_on_all_workloads():
+    computed = synthetic()
+    # 0.1 was run on both, at 3 and 10 times the loss; 0.2, which is better on the first, on one.
+    ratios = computed.ratios(scores.UNDECAYED._replace(rate=0.1))
+    assert ratios == pytest.approx([4.0 / 2.0, 1.0])
+    assert "| Adam, cosine, tuned | 0.1 | 0 | 1.414 | 2.000 |" in report.one_setting(computed)
+    assert "| 0.2 |" not in report.one_setting(computed)
+
+
+def test_interval_holds_the_mean_and_narrows_with_more_problems():
+    ratios = np.exp(np.random.default_rng(0).normal(size=40))
+    few, many = scores.interval(ratios[:10]), scores.interval(ratios)
+    assert few[0] < scores.geometric_mean(ratios[:10]) < few[1]
+    assert many[0] < scores.geometric_mean(ratios) < many[1]
+    assert many[1] / many[0] < few[1] / few[0]
+    # For many problems that of the normal distribution.
+    half = 1.96 * np.std(np.log(ratios)) / math.sqrt(40)
+    assert math.log(many[1] / many[0]) / 2 == pytest.approx(half, rel=0.1)
+    assert all(math.isnan(end) for end in scores.interval(np.array([1.0])))
+    assert all(math.isnan(end) for end in scores.interval(np.array([1.0, math.inf])))
+
+
 def test_tables_of_the_synthetic_records():
     computed = synthetic()
     lines = report.table(computed).splitlines()
     assert lines[2] == "| a | 2 | 1.000 | 0.800 | 0.900 | 1.000 prodigy |"
     assert lines[3] == "| b | 10 | 1.000 | 0.800 | 1.200 | ∞ prodigy |"
     assert lines[4] == "| **geometric mean** | 1.000 | 1.000 | 0.800 | 1.039 | – |"
-    assert lines[5] == "| **worst** | 1.000 | 1.000 | 0.800 | 1.200 | – |"
+    assert lines[5].startswith("| **95 % interval** | 1.00 to 1.00 |")
+    assert lines[6] == "| **median** | 1.000 | 1.000 | 0.800 | 1.050 | – |"
+    assert lines[7] == "| **worst** | 1.000 | 1.000 | 0.800 | 1.200 | – |"
     summary = report.summary(computed).splitlines()
     assert (
-        "| parabolic_adam() | 1.039 | 1.200 | 1 | 1.039 | 1.200 | 1 | 1.299 | 1.500 | 0 | 2 | 0 |"
-        in summary
-    )
+        "| parabolic_adam() | 1.039 | 1.200 | 1 | 1.039 | 1.200 | 1 | 1.299 | 1.500 | 0"
+        " | 0.90 to 1.20 | 1.050 | 2 | 0 |"
+    ) in summary
     assert (
-        "| prodigy | 1.000 | 1.000 | 1 | 1.000 | 1.000 | 1 | 1.250 | 1.250 | 0 | 2 | 1 |" in summary
-    )
+        "| prodigy | 1.000 | 1.000 | 1 | 1.000 | 1.000 | 1 | 1.250 | 1.250 | 0 | – | ∞ | 2 | 1 |"
+    ) in summary
     assert "| all of them at once | 67 % |" in report.wins(computed)
     assert "| parabolic_adam() | 1.00 | never |" in report.steps(computed)
 
@@ -426,8 +475,10 @@ def test_robustness_is_relative_to_the_median_of_the_variations():
     assert "| a, parabolic_sgd() | loss | default: 0.800, 1000: 1.200 | 1.200 |" in lines
 
 
-def test_readme_table_comes_from_the_stored_records():
-    assert report.table(report.load("confirmation")) in (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("suite", ["confirmation", "audit"])
+def test_tables_of_all_problems_come_from_the_stored_records(suite):
+    text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    assert report.table(report.load(suite)) in text
 
 
 def test_alarm_is_raised_by_worse_and_by_missing_records(tmp_path):

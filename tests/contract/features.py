@@ -16,7 +16,7 @@ from tests.contract.row import Make
 from tests.contract.subjects import OURS, PEERS
 
 SUBJECTS: dict[str, Make] = {
-    **{name: make for name, make in OURS.items() if name != "parabolic_adamw"},
+    **{name: make for name, make in OURS.items() if name != "parabolic_adam"},
     **PEERS,
 }
 TO_CHOOSE = {
