@@ -46,13 +46,13 @@ def loss_fn(model, images, labels):
 # %% [markdown]
 # ## The usual loop, one line changed
 #
-# `po.parabolic_adam()` stands where `optax.adam(1e-3)` stood. `po.metrics` reads the optimizer's
+# `po.parabolic_adamw()` stands where `optax.adamw(1e-3)` stood. `po.metrics` reads the optimizer's
 # state, and `po.eval_params` returns averaged parameters, which carry less of the noise of the
 # last batches than the parameters themselves.
 
 # %%
 model = Network(nnx.Rngs(0))
-optimizer = nnx.Optimizer(model, po.parabolic_adam(), wrt=nnx.Param)
+optimizer = nnx.Optimizer(model, po.parabolic_adamw(), wrt=nnx.Param)
 
 
 @nnx.jit
@@ -126,7 +126,7 @@ adam = {
     "warm-up and cosine": [train_all(optax.adam(cosines[rate]), "last") for rate in rates],
 }
 ours = {
-    "parabolic_adam()": train_all(po.parabolic_adam(), "ours"),
+    "parabolic_adamw()": train_all(po.parabolic_adamw(), "ours"),
     "parabolic_sgd()": train_all(po.parabolic_sgd(), "ours"),
 }
 
