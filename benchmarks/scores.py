@@ -42,8 +42,8 @@ TUNED = (
     Entry("Muon, cosine, tuned", "muon_cosine", "last"),
 )
 
-# One setting for all problems, the best on the development ones; with Adam also the decay that most
-# networks want, and that costs the problems that must be fitted exactly most.
+# One setting for all problems, the best on the development suite; with Adam also the decay that is
+# best there on networks that overfit, and ruins the physics-informed one.
 FIXED = (
     Entry("Adam, cosine, 0.016 for all", "adam_cosine_fixed", "last", decay=0.0),
     Entry("AdamW, cosine, 0.016, 0.1 for all", "adam_cosine_fixed", "last", decay=0.1),
@@ -249,8 +249,8 @@ def geometric_mean(ratios: np.ndarray) -> float:
 def interval(ratios: np.ndarray) -> tuple[float, float]:
     """Where the geometric mean is with 95 % confidence, had other problems of the kind been drawn.
 
-    From bootstrap samples of the workloads, of which several share their data and are counted as
-    independent; so it is rather too narrow.
+    From percentiles of bootstrap samples of the workloads, which are few, and of which several
+    share their data and are counted as independent; so it is rather too narrow.
     """
     if len(ratios) < 2 or not np.all(np.isfinite(ratios)):
         return math.nan, math.nan

@@ -7,7 +7,6 @@
 # them held out.
 
 # %%
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -140,8 +139,8 @@ losses = {
 # ## A decay at the end
 #
 # Who knows the length of the run and wants the last parameters lets the multiplier fall from 1 to 0
-# over its last tenth. A multiplier that is constant would be made up for, and a warm-up works against
-# the search.
+# over its last tenth. A constant multiplier would be made up for, and a warm-up works against the
+# search.
 
 # %%
 decay = optax.linear_schedule(1.0, 0.0, STEPS // 10, STEPS - STEPS // 10)

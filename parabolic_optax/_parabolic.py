@@ -1,5 +1,6 @@
 """The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -57,9 +58,9 @@ def parabolic(
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
         schedule of the step number; 1 is right. A constant one has no lasting effect, since
-        longer or shorter steps are found to make up for it; only its change does. Where the
-        length of the run is known, a decay to 0 at its end takes the noise out of the parameters
-        themselves.
+        longer or shorter steps are found to make up for it, and one below 0.1 is warned of; only
+        its change does. Where the length of the run is known, a decay to 0 at its end takes the
+        noise out of the parameters themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -297,9 +298,10 @@ def parabolic_sgd(
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
-      weight_decay: decoupled decay, in units of the base step; None lets it be found, which helps
+      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found, as
+        the others do by default, which helps
         networks that memorize their data and costs linear and physics-informed models.
-      mask: which leaves decay, as in :func:`parabolic_adamw`.
+      mask: which leaves decay if any do, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -425,10 +427,12 @@ def _check_multiplier(learning_rate: Any) -> None:
         return
     _tree.check_range("learning_rate", learning_rate, 0.0)
     if 0.0 < learning_rate < _SMALL_MULTIPLIER:
+        # At the call of whichever function of this file was called.
+        level = next(n for n, f in enumerate(inspect.stack(0), 1) if f.filename != __file__)
         warnings.warn(
             f"learning_rate={learning_rate:g} is a multiplier on the step size that is found, and"
             " being constant it is made up for: leave it at 1.",
-            stacklevel=3,
+            stacklevel=level,
         )
 
 

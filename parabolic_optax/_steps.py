@@ -36,9 +36,9 @@ class MultiplicativeState(NamedTuple):
       before: the same, one sample before: that of the last displacement seen.
       scale: norm of all parameters at init, or what it is taken to be at least, parameter
         units; float32 scalar.
-      travelled: displacement of all parameters at the last sample of the search, relative to
-        their scale; float32 scalar.
-      search: count of the last sample of the search for the scale, int32 scalar.
+      travelled: displacement of all parameters at the last sample, relative to their scale; float32
+        scalar.
+      search_end: count of the last sample of the search for the scale, int32 scalar.
       searching: whether the search goes on, bool scalar.
     """
 
@@ -46,7 +46,7 @@ class MultiplicativeState(NamedTuple):
     before: jax.Array
     scale: jax.Array
     travelled: jax.Array
-    search: jax.Array
+    search_end: jax.Array
     searching: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
@@ -55,7 +55,7 @@ class MultiplicativeState(NamedTuple):
     def restart(self) -> "MultiplicativeState":
         # A step size that has been found is right already; a new search would lose it.
         return self._replace(
-            search=jnp.zeros_like(self.search), travelled=jnp.zeros_like(self.travelled)
+            search_end=jnp.zeros_like(self.search_end), travelled=jnp.zeros_like(self.travelled)
         )
 
 
@@ -160,7 +160,7 @@ def step_multiplicative(
 
     Returns:
       A link from :class:`Parabola` to updates in the parameters' types. Its state is two float32
-      numbers per parabola and two scalars.
+      numbers per parabola and four scalars.
 
     Raises:
       ValueError: a constant is out of range.
@@ -203,7 +203,7 @@ def step_multiplicative(
             before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             scale=jnp.maximum(jnp.sqrt(jnp.sum(layout.inner(params, params))), _least_norm(params)),
             travelled=jnp.zeros([], jnp.float32),
-            search=jnp.zeros([], jnp.int32),
+            search_end=jnp.zeros([], jnp.int32),
             searching=jnp.array(True),
         )
 
@@ -219,7 +219,7 @@ def step_multiplicative(
         was_searching = state.searching & (state.scale > 0.0)
         # Rounding lets the parameters fall short of the reach; half of it is good enough.
         searching = was_searching & (travelled < 0.5 * _REACH)
-        search = jnp.where(searching, sample.count, state.search)
+        search_end = jnp.where(searching, sample.count, state.search_end)
         # What would move parameters by the reach along a direction of unit entries, and after
         # t steps along one of entries of 1/t.
         typical = state.scale / math.sqrt(max(1, _tree.count(sample.update)))
@@ -231,7 +231,7 @@ def step_multiplicative(
         may_grow = searching & (sample.count > 1)
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
-        elapsed = jnp.maximum(1.0, count - jnp.maximum(search, 0).astype(jnp.float32))
+        elapsed = jnp.maximum(1.0, count - search_end.astype(jnp.float32))
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
             drive,
@@ -245,7 +245,7 @@ def step_multiplicative(
         change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
         log_step = jnp.where(was_searching, found, state.log_step + change)
         new = MultiplicativeState(
-            log_step, state.log_step, state.scale, travelled, search, searching
+            log_step, state.log_step, state.scale, travelled, search_end, searching
         )
 
         # With the step size of the previous sample, the loop over the parameters waits for the

@@ -23,12 +23,20 @@ _SHORT = 32
 def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
     """Where every leaf sits, as the keys that lead to it."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
-    # Flax NNX keeps every array as the value of a variable; its name is the variable's.
-    return [path for path, node in nodes for _ in jax.tree.leaves(node)]
+    keys = []
+    for path, node in nodes:
+        for inside, _ in jax.tree_util.tree_flatten_with_path(node)[0]:
+            # Flax NNX keeps arrays as the value of a variable; their name is the variable's.
+            wrapped = inside[:1] == (jax.tree_util.GetAttrKey("value"),)
+            keys.append(path + inside[wrapped:])
+    return keys
 
 
 def _is_variable(node: Any) -> bool:
-    return any(kind.__name__ in ("Variable", "VariableState") for kind in type(node).__mro__)
+    return any(
+        kind.__name__ in ("Variable", "VariableState") and kind.__module__.startswith("flax.")
+        for kind in type(node).__mro__
+    )
 
 
 def leaf_paths(tree: Any) -> list[str]:
@@ -159,8 +167,9 @@ def _axes(tree: Any, per: Any) -> list[Any]:
 
 
 def is_function(value: Any) -> bool:
-    """Whether a value is a function and not a tree, as modules that can be called are."""
-    return callable(value) and jax.tree_util.all_leaves([value])
+    """Whether a value is a function, and not a tree that can be called, as modules are."""
+    bound = isinstance(value, jax.tree_util.Partial)
+    return callable(value) and (bound or jax.tree_util.all_leaves([value]))
 
 
 def per_leaf(prefix: Any, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
@@ -365,7 +374,7 @@ def concrete(value: Any) -> bool:
 
 
 def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless low <= value <= high; an array of JAX is taken on trust."""
+    """Raises ValueError unless low <= value <= high; an array is taken on trust."""
     if concrete(value) and not low <= value <= high:
         raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
     if not (concrete(value) or hasattr(value, "dtype")):

@@ -204,7 +204,7 @@ def trace(
                 "signal": list(signal),
                 "anchor": list(anchor),
                 "tail": list(tail),
-                "search": last_search,
+                "search_end": last_search,
             }
         )
     return rows

@@ -230,7 +230,7 @@ def test_command_line_runs_stores_and_resumes(tmp_path, capsys, monkeypatch):
     assert ours["seconds"] > 0.0
     assert ours["compile_seconds"] > 0.0
     assert "jax" in ours["environment"]
-    assert "readout" not in stored[1]["curves"]
+    assert stored[1]["curves"]["readout"] != stored[1]["curves"]["last"]
 
     before = (tmp_path / "smoke.jsonl").read_bytes()
     assert run.main(arguments) == 0
@@ -409,10 +409,10 @@ def test_peers_are_judged_by_the_better_of_parameters_and_average():
 
 def test_one_rate_is_the_same_on_all_workloads():
     computed = synthetic()
-    # 0.1 was run on both, at 3 and 10 times the loss; 0.2, which is better on the first, on one.
+    # 0.1 was run on both, 0.2, which is better on the first, on one.
     ratios = computed.ratios(scores.UNDECAYED._replace(rate=0.1))
     assert ratios == pytest.approx([4.0 / 2.0, 1.0])
-    assert "| Adam, cosine, tuned | 0.1 | 0 | 1.414 | 2.000 |" in report.one_setting(computed)
+    assert "| adam_cosine, last | 0.1 | 0 | 1.414 | 2.000 |" in report.one_setting(computed)
     assert "| 0.2 |" not in report.one_setting(computed)
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -182,8 +184,10 @@ def test_averages_of_other_parameters(params, message):
 
 
 def test_a_constant_multiplier_that_looks_like_a_rate_is_warned_of():
-    with pytest.warns(UserWarning, match="learning_rate=0.001 is a multiplier"):
-        po.parabolic_adam(1e-3)
+    for make in (po.parabolic_adam, partial(po.parabolic, optax.scale_by_adam())):
+        with pytest.warns(UserWarning, match="learning_rate=0.001 is a multiplier") as warned:
+            make(learning_rate=1e-3)
+        assert [warning.filename for warning in warned] == [__file__]
     for learning_rate in (0.0, 0.5, 1, 2.0, jnp.float32(1e-3), lambda count: 1e-3):
         po.parabolic_adam(learning_rate)
 

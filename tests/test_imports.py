@@ -40,7 +40,7 @@ ALLOWED = {
     },
 }
 OUTSIDE = {
-    "collections", "dataclasses", "functools", "math", "typing", "warnings",
+    "collections", "dataclasses", "functools", "inspect", "math", "typing", "warnings",
     "jax", "numpy", "optax",
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_golden_trace(monkeypatch, dense):
         steps,
         lambda params, state: (params, po.metrics(state), po.eval_params(state, params)),
     )
-    assert 1 < rows[-1]["search"] < steps - 30  # both phases are in the trace
+    assert 1 < rows[-1]["search_end"] < steps - 30  # both phases are in the trace
     for t, row in enumerate(rows):
         for i in range(2):
             where = f"step {t}, tensor {i}"
@@ -525,8 +525,22 @@ def test_a_tensor_called_value_keeps_its_name():
         query: jax.Array
         value: jax.Array
 
-    state = po.parabolic_adam().init({"attention": Attention(jnp.ones(2), jnp.ones(2))})
+    params = {"attention": Attention(jnp.ones(2), jnp.full(2, 2.0))}
+    state = po.parabolic_adam().init(params)
     assert {"step_size/attention/query", "step_size/attention/value"} <= set(po.metrics(state))
+    jax.tree.map(np.testing.assert_array_equal, po.eval_params(state, params), params)
+
+
+def test_a_variable_of_several_arrays_has_a_name_for_each():
+    nnx = pytest.importorskip("flax.nnx")
+    params = {
+        "p": nnx.Param({"a": jnp.ones(2), "b": jnp.full(2, 2.0)}),
+        "q": nnx.Param(jnp.ones(3)),
+    }
+    state = po.parabolic_adam().init(params)
+    named = {name for name in po.metrics(state) if name.startswith("step_size/")}
+    assert named == {"step_size/p/a", "step_size/p/b", "step_size/q"}
+    jax.tree.map(np.testing.assert_array_equal, po.eval_params(state, params), params)
 
 
 def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():

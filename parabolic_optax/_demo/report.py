@@ -17,7 +17,7 @@ from rich.text import Text
 
 from parabolic_optax._demo.train import Run
 
-PACKAGES = ("parabolic-optax", "jax", "jaxlib", "optax", "flax", "numpy")
+PACKAGES = ("parabolic-optax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
 def final(run: Run) -> dict[str, float]:
