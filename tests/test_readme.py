@@ -47,10 +47,12 @@ def test_contract_is_that_of_the_stored_record():
 
 
 @pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
-def test_commands_and_files_that_it_names_exist():
-    commands = set(re.findall(r"python -m ([\w.]+)", TEXT))
-    files = set(re.findall(r"\]\(([^)#:]+)\)", TEXT))
-    assert {"parabolic_optax", "benchmarks.report", "tests.contract"} <= commands
+@pytest.mark.parametrize("folder", [".", "benchmarks", "tests/contract"])
+def test_commands_and_files_that_a_readme_names_exist(folder):
+    path = README.parent / folder / "README.md"
+    text = path.read_text("utf-8")
+    commands = set(re.findall(r"python -m ([\w.]+)", text))
+    assert commands
     assert [name for name in commands if importlib.util.find_spec(name) is None] == []
-    assert files
-    assert [name for name in files if not (README.parent / name).exists()] == []
+    files = set(re.findall(r"\]\(([^)#:]+)[^):]*\)", text))
+    assert [name for name in files if not (path.parent / name).exists()] == []
