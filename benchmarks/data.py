@@ -147,8 +147,7 @@ def diamonds() -> Data:
 def diamonds_cut() -> Data:
     """The same columns with the price; the classes are the five qualities of the cut."""
     table = _table("ggplot2", "diamonds")
-    labels = np.unique(table.pop("cut").astype(str), return_inverse=True)[1]
-    return _split(_numbers(table), labels.astype(np.int32), held_out=4_000, classes=5)
+    return _classification(table, table.pop("cut"), held_out=4_000)
 
 
 @functools.cache
@@ -162,8 +161,7 @@ def wages() -> Data:
 def churn() -> Data:
     """5,000 customers of a telephone company, of which one in seven leaves."""
     table = _table("modeldata", "mlc_churn")
-    labels = (table.pop("churn").astype(str) == "yes").to_numpy(np.int32)
-    return _split(_numbers(table), labels, held_out=1_000, classes=2)
+    return _classification(table, table.pop("churn"), held_out=1_000)
 
 
 @functools.cache
@@ -198,24 +196,21 @@ def houses() -> Data:
 def cells() -> Data:
     """2,019 cells under the microscope, 56 measurements, well or poorly segmented."""
     table = _table("modeldata", "cells").drop(columns="case")
-    labels = (table.pop("class").astype(str) == "WS").to_numpy(np.int32)
-    return _split(_numbers(table), labels, held_out=500, classes=2)
+    return _classification(table, table.pop("class"), held_out=500)
 
 
 @functools.cache
 def loans() -> Data:
     """9,857 loans, of which one in twenty is bad."""
     table = _table("modeldata", "lending_club")
-    labels = (table.pop("Class").astype(str) == "bad").to_numpy(np.int32)
-    return _split(_numbers(table), labels, held_out=2_000, classes=2)
+    return _classification(table, table.pop("Class") == "bad", held_out=2_000)
 
 
 @functools.cache
 def jobs() -> Data:
     """4,331 jobs on a cluster of computers; the classes are four lengths of time."""
     table = _table("modeldata", "hpc_data")
-    labels = np.unique(table.pop("class").astype(str), return_inverse=True)[1]
-    return _split(_numbers(table), labels.astype(np.int32), held_out=1_000, classes=4)
+    return _classification(table, table.pop("class"), held_out=1_000)
 
 
 @functools.cache
@@ -352,6 +347,11 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 def _regression(table: Any, target: np.ndarray, held_out: int) -> Data:
     return _split(_numbers(table), _standard(target), held_out)
+
+
+def _classification(table: Any, labels: Any, held_out: int) -> Data:
+    names, codes = np.unique(labels.astype(str), return_inverse=True)
+    return _split(_numbers(table), codes.astype(np.int32), held_out, len(names))
 
 
 def _split(inputs: np.ndarray, targets: np.ndarray, held_out: int, classes: int = 0) -> Data:

@@ -78,8 +78,7 @@ def headline(suites: dict[str, Scores]) -> str:
         )
     ]
     ours = [entry for entry in next(iter(suites.values())).headline if entry.decay == 0.0]
-    best = (_single_best_peer(scores) for scores in suites.values())
-    peers = dict.fromkeys(best)
+    peers = dict.fromkeys(map(_single_best_peer, suites.values()))
     lines = _head(f"geometric mean of the ratios to {REFERENCE.label}", columns)
     for entry in (AVERAGED, *FIXED, *ours, *filter(None, peers)):
         cells = []
