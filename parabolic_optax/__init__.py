@@ -37,8 +37,8 @@ tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three
 together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
-  :func:`decay_outward` where wanted, which reads :class:`Radial`, :func:`estimate_uncentred`,
-  :func:`flip_saddles`, :func:`step_multiplicative`; its base direction can be made
+  :func:`decay_outward`, which reads :class:`Radial`, and :func:`decay_inward` where wanted,
+  :func:`estimate_uncentred`, :func:`flip_saddles`, :func:`step_multiplicative`; its base direction can be made
   :func:`cautious`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
@@ -50,7 +50,7 @@ together, by the records that they pass:
 from parabolic_optax._cautious import cautious
 from parabolic_optax._coordinates import ogr_diagonal
 from parabolic_optax._curvature import estimate_uncentred
-from parabolic_optax._decay import decay_outward
+from parabolic_optax._decay import decay_inward, decay_outward
 from parabolic_optax._directions import track_displacement
 from parabolic_optax._metrics import eval_params, metrics, reset
 from parabolic_optax._newton import step_newton
@@ -82,6 +82,7 @@ __all__ = [
     "Secants",
     "Span",
     "cautious",
+    "decay_inward",
     "decay_outward",
     "estimate_centred",
     "estimate_exact",

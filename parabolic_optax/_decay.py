@@ -1,4 +1,4 @@
-"""Weight decay by a second slope: along the averaged parameters themselves."""
+"""Weight decay that moves no minimum: while the loss drives weights outward, or with the step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from parabolic_optax import _tree
-from parabolic_optax._types import Per, Sample, link
+from parabolic_optax._types import Per, Sample, link, stateless
 
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
@@ -181,17 +181,12 @@ def decay_outward(
                 "the decay needs the slope along the mean that is read out: give the tracker"
                 " radial=True."
             )
-        if sample.slope.size != layout.size or sample.radial.slope.size != layout.apart.size:
-            raise ValueError(
-                f"the tracker samples {sample.slope.size} parabolas, the decay knows of"
-                f" {layout.size}: give both the same per."
-            )
+        _check_granularity(sample, layout)
         # A hyperparameter that is injected has the type of the gradients.
         largest, power = (
             jnp.real(jnp.asarray(value)).astype(jnp.float32) for value in (strength, memory)
         )
-        decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
-        counted_in = jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
+        counted_in = _counted(mask, params, layout)
         slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
         weight = _tree.sample_weight(sample.stride, sample.count, power)
         mean = state.slope + weight * (slope - state.slope)
@@ -218,6 +213,80 @@ def decay_outward(
         return sample._replace(slope=along, decay=decay), state
 
     return link(init, update)
+
+
+def decay_inward(
+    strength: float | jax.Array = 1.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+    *,
+    per: Per = "tensor",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decoupled weight decay of those coordinates that the step brings nearer to zero anyway.
+
+    .. math::
+      \theta_i \leftarrow \theta_i - \eta u_i
+        - [u_i \theta_i > 0]\,\min(\eta \omega, 1/(t + 29))\,\theta_i
+
+    A weight that the data say nothing about, such as that of a rare category, moves to and fro, and
+    loses what it was initialised with, whenever it moves inward. One that the loss wants as it is
+    is pushed back outward as soon as it is too small, and is then left alone. So of the minima
+    it is a small one that is reached, and it stays a minimum but for a bias that vanishes with the
+    noise: a constant decay moves it in proportion to itself. That matters most where a model fits
+    its data exactly, since from then on the gradients say nothing about what is left over of the
+    start.
+
+    Args:
+      strength: :math:`\omega`, in units of the base step, at least 0.
+      mask: which leaves decay, a tree of bools (True alone for all) or a function of the
+        parameters. None takes the matrices, as :func:`decay_outward` does.
+      per: granularity of the parabolas; the same as the tracker's.
+
+    Returns:
+      A link from :class:`Sample` to :class:`Sample` without state, to stand behind the tracker.
+      Where :func:`decay_outward` asks for more, that is what such a coordinate gets.
+
+    Raises:
+      ValueError: the constant is out of range; in the update, the tracker has another `per`.
+      TypeError: the constant is not a number.
+
+    Source:
+      Chen et al., Cautious weight decay, arXiv:2510.12402; the limit is this package's.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, parabolic_optax as po
+      >>> optimizer = po.parabolic(optax.identity(), decay=po.decay_inward(1e4))
+      >>> params = jnp.array([[3.0, -3.0]])
+      >>> updates, _ = optimizer.update(jnp.ones((1, 2)), optimizer.init(params), params)
+      >>> print(updates.round(4))
+      [[-0.03 -0.  ]]
+    """
+    _tree.check_range("strength", strength, 0.0)
+
+    def update(
+        updates: Sample, state: optax.EmptyState, params: Any = None, **extra_args: Any
+    ) -> tuple[Sample, optax.EmptyState]:
+        del extra_args
+        sample, layout = updates, _tree.Layout.of(params, per)
+        _check_granularity(sample, layout)
+        largest = jnp.real(jnp.asarray(strength)).astype(jnp.float32)
+        decay = _counted(mask, params, layout) * jnp.where(sample.usable, largest, 0.0)
+        return sample._replace(inward_decay=decay), state
+
+    return link(stateless, update)
+
+
+def _check_granularity(sample: Sample, layout: _tree.Layout) -> None:
+    if sample.slope.size != layout.size:
+        raise ValueError(
+            f"the tracker samples {sample.slope.size} parabolas, the decay knows of"
+            f" {layout.size}: give both the same per."
+        )
+
+
+def _counted(mask: Any, params: Any, layout: _tree.Layout) -> jax.Array:
+    """1 for each leaf, or slice of one, that decays, 0 for others."""
+    decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
+    return jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
 
 
 def _matrices(params: Any, layout: _tree.Layout) -> list[bool]:

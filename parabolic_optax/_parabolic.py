@@ -411,7 +411,9 @@ def _found_or_given(
 ) -> optax.GradientTransformation:
     """The decay that is found, of matrices, or one that is given, of all leaves."""
     if weight_decay is None:
-        return _decay.decay_outward(strongest, mask, per=per)
+        return optax.chain(
+            _decay.decay_outward(strongest, mask, per=per), _decay.decay_inward(mask=mask, per=per)
+        )
     _tree.check_range("weight_decay", weight_decay, 0.0)
     mask = True if mask is None else mask
     return _decay.decay_outward(weight_decay, mask, always=True, per=per)

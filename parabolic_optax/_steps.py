@@ -253,15 +253,34 @@ def step_multiplicative(
         step = jnp.exp(state.log_step)
         steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        if sample.decay is not None:
-            # Weights that shrink faster than the run gets longer would be gone before the means
-            # have seen it.
-            limit = 1.0 / (count + _GRACE)
-            shrink = layout.apart.spread(jnp.minimum(step * sample.decay, limit), params)
-            moved = jax.tree.map(lambda u, s, p: u - s.astype(u.dtype) * p, moved, shrink, params)
+        # Weights that shrink faster than the run gets longer would be gone before the means have
+        # seen it.
+        limit = 1.0 / (count + _GRACE)
+
+        def shrink(decay: jax.Array) -> Any:
+            return layout.apart.spread(jnp.minimum(step * decay, limit), params)
+
+        if sample.inward_decay is not None:
+            decay = jnp.zeros_like(sample.inward_decay) if sample.decay is None else sample.decay
+            larger = jnp.maximum(decay, sample.inward_decay)
+            moved = jax.tree.map(_shrunk_inward, moved, shrink(decay), shrink(larger), params)
+        elif sample.decay is not None:
+            moved = jax.tree.map(_shrunk, moved, shrink(sample.decay), params)
         return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)
+
+
+def _shrunk(update: jax.Array, share: jax.Array, params: jax.Array) -> jax.Array:
+    return update - share.astype(update.dtype) * params
+
+
+def _shrunk_inward(
+    update: jax.Array, share: jax.Array, inward_share: jax.Array, params: jax.Array
+) -> jax.Array:
+    # By the sign, since the product of two small numbers would be rounded to zero.
+    inward = jnp.real(jnp.conj(jnp.sign(update)).astype(params.dtype) * params) < 0.0
+    return _shrunk(update, jnp.where(inward, inward_share, share), params)
 
 
 def _least_norm(params: Any) -> float:

@@ -61,6 +61,7 @@ class Sample(NamedTuple):
       radial: inner products with the mean that is read out, or None where they are not wanted.
       decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
         where there is none; m as in :class:`Radial`.
+      inward_decay: the same, of those coordinates alone that the step brings nearer to zero.
     """
 
     update: Any
@@ -71,6 +72,7 @@ class Sample(NamedTuple):
     usable: jax.Array
     radial: Radial | None = None
     decay: jax.Array | None = None
+    inward_decay: jax.Array | None = None
 
 
 class Parabola(NamedTuple):
