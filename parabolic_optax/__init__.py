@@ -38,8 +38,8 @@ together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
   :func:`decay_outward`, which reads :class:`Radial`, and :func:`decay_inward` where wanted,
-  :func:`estimate_uncentred`, :func:`flip_saddles`, :func:`step_multiplicative`; its base direction can be made
-  :func:`cautious`;
+  :func:`estimate_uncentred`, :func:`flip_saddles`, :func:`step_multiplicative`; its base
+  direction can be made :func:`cautious`;
 - the newest displacements (:class:`Secants`, :class:`Quadratic`): :func:`track_secants`,
   :func:`estimate_secants`, :func:`flip_spectrum`, :func:`step_trust_region`;
 - any span (:class:`Span`, :class:`Quadratic`): :func:`track_averages`, :func:`track_components`

@@ -401,18 +401,19 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, mask, per, strongest=1.0),
+        decay=_found_or_given(weight_decay, mask, per, strongest=1.0, inward=1.0),
         mean_dtype=mean_dtype,
     )
 
 
 def _found_or_given(
-    weight_decay: Any, mask: Any, per: Per, strongest: float = 0.25
+    weight_decay: Any, mask: Any, per: Per, strongest: float = 0.25, inward: float = 3.0
 ) -> optax.GradientTransformation:
     """The decay that is found, of matrices, or one that is given, of all leaves."""
     if weight_decay is None:
         return optax.chain(
-            _decay.decay_outward(strongest, mask, per=per), _decay.decay_inward(mask=mask, per=per)
+            _decay.decay_outward(strongest, mask, per=per),
+            _decay.decay_inward(inward, mask, per=per),
         )
     _tree.check_range("weight_decay", weight_decay, 0.0)
     mask = True if mask is None else mask

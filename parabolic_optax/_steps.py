@@ -24,6 +24,10 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Weights shrink no faster than by 1 / (t + this) in a step: as the slopes are forgotten.
 _GRACE = 29.0
+# What weights shrink by as the step brings them nearer to zero falls like 1/t^2 from here on. So
+# all in all a weight keeps at least (29/300)^(300/271), 7.5 %: its start is forgotten once, and not
+# the minimum that is found later.
+_START = 300.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
 
@@ -257,15 +261,19 @@ def step_multiplicative(
         # seen it.
         limit = 1.0 / (count + _GRACE)
 
-        def shrink(decay: jax.Array) -> Any:
-            return layout.apart.spread(jnp.minimum(step * decay, limit), params)
+        def shares(decay: jax.Array) -> jax.Array:
+            return jnp.minimum(step * decay, limit)
+
+        def spread(share: jax.Array) -> Any:
+            return layout.apart.spread(share, params)
 
         if sample.inward_decay is not None:
-            decay = jnp.zeros_like(sample.inward_decay) if sample.decay is None else sample.decay
-            larger = jnp.maximum(decay, sample.inward_decay)
-            moved = jax.tree.map(_shrunk_inward, moved, shrink(decay), shrink(larger), params)
+            inward = shares(sample.inward_decay) / (1.0 + count / _START)
+            share = jnp.zeros_like(inward) if sample.decay is None else shares(sample.decay)
+            larger = spread(jnp.maximum(share, inward))
+            moved = jax.tree.map(_shrunk_inward, moved, spread(share), larger, params)
         elif sample.decay is not None:
-            moved = jax.tree.map(_shrunk, moved, shrink(sample.decay), params)
+            moved = jax.tree.map(_shrunk, moved, spread(shares(sample.decay)), params)
         return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)

@@ -37,6 +37,21 @@ _DEVELOPMENT_SHORT = (
     "helmholtz_pinn",
     "heat_pinn",
 )
+# Small tables that are fitted exactly, or whose categories are rare, and what is like them.
+_DEVELOPMENT_TABLES = (
+    "sacramento_mlp",
+    "mileage_mlp",
+    "concrete_mlp",
+    "computers_mlp",
+    "hotel_mlp",
+    "saratoga_mlp",
+    "attrition_mlp",
+    "leaves_mlp",
+    "credit_mlp",
+    "spam_mlp",
+    "lectures_factors",
+    "volcano_field",
+)
 # Short runs, often of few rows, where the seed decides as much as the method.
 SCATTERED = (
     "digits_mlp",
@@ -73,6 +88,18 @@ _AUDIT = (
     "weather_gru",
     "code_transformer",
 )
+# Defined in the same way when the first ones had been read.
+_AUDIT_TABLES = (
+    "deliveries_mlp",
+    "smokers_mlp",
+    "food_mlp",
+    "crime_mlp",
+    "telephone_mlp",
+    "caravan_mlp",
+    "mortgages_mlp",
+    "tips_mlp",
+    "verbs_factors",
+)
 _ACCELERATOR = ("austen_gpt2", "fashion_resnet")
 _VARIATIONS = (
     "",
@@ -85,6 +112,7 @@ SUITES = {
     "smoke": ("diabetes_linear", "mnist1d_tanh"),
     "development": _DEVELOPMENT,
     "development-short": _DEVELOPMENT_SHORT,
+    "development-tables": _DEVELOPMENT_TABLES,
     "development-robustness": tuple(
         base + variation for base in ("mnist1d_mlp", "diamonds_cut") for variation in _VARIATIONS
     ),
@@ -92,6 +120,7 @@ SUITES = {
     "confirmation": _CONFIRMATION,
     "confirmation-moving": ("digits_continual", "cart_pole"),
     "audit": _AUDIT,
+    "audit-tables": _AUDIT_TABLES,
     "accelerator": _ACCELERATOR,
     "confirmation-robustness": tuple(
         base + variation
