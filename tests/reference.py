@@ -57,6 +57,15 @@ def held(growth):
     return min(max(6.0 * (1.0 - growth), 0.5), 1.0)
 
 
+def inward_step(update, params, step, strength, count):
+    """A step of SGD's kind, coordinate by coordinate; `update` points uphill."""
+    moved = []
+    for u, p in zip(update, params, strict=True):
+        share = min(step * strength, 1.0 / (count + 29.0)) / (1.0 + count / 300.0)
+        moved.append(-step * u - (share * p if u * p > 0.0 else 0.0))
+    return moved
+
+
 def tangential(slope, length, radial_slope, growth):
     return slope - growth * radial_slope / length
 
