@@ -234,8 +234,9 @@ def decay_inward(
     left of the start, and it adds to every prediction on other data.
 
     All in all a weight keeps at least 7.5 % of itself, however long the run, and from step 300 on
-    the shrinkage falls like :math:`1/t^2`. So a minimum that is found later is not moved, as it is
-    by a constant decay, in proportion to that.
+    the shrinkage falls like :math:`1/t^2`. So a minimum that is found later is hardly moved, which
+    a constant decay does in proportion to itself. After :func:`reset` all this begins anew. Loaded
+    weights are no start to forget.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0.

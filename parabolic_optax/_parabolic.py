@@ -218,7 +218,10 @@ def parabolic_adamw(
     rate in ``optax.adamw``, but the weights shrink no faster than the run gets longer.
     By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
-    where it has a minimum. The slopes that set the step size leave out the scale of the weights
+    where it has a minimum. Then :func:`decay_inward` also makes matrices forget what they were
+    initialised with: in the first few hundred steps, coordinates that a step brings nearer to zero
+    decay as well. Loaded weights are no start to forget; to train those on, give a number, such as
+    0. The slopes that set the step size leave out the scale of the weights
     as far as decay holds it. State and floor of the traffic
     are those of :func:`parabolic_adam` and four numbers; the inner products are three more, which
     read gradients, parameters and both means.
@@ -228,7 +231,8 @@ def parabolic_adamw(
       b1: decay of Adam's mean of gradients.
       b2: decay of Adam's mean of squared gradients.
       eps: added to the root of the latter, gradient units.
-      weight_decay: :math:`\omega`, a constant; None lets it be found.
+      weight_decay: :math:`\omega`, a constant, and no other decay; None lets it be found, and the
+        start be forgotten.
       mask: which leaves decay, a tree of bools or a function of the parameters. By default all
         of them do by a given number, as in ``optax.adamw``, and matrices by one that is found.
       per: granularity, as in :func:`parabolic`.
@@ -298,9 +302,9 @@ def parabolic_sgd(
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
-      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found, as
-        the others do by default, which helps
-        networks that memorize their data and costs linear and physics-informed models.
+      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found,
+        and the start be forgotten, as in :func:`parabolic_adamw`, which helps networks that
+        memorize their data and costs linear and physics-informed models.
       mask: which leaves decay if any do, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
@@ -356,12 +360,14 @@ def parabolic_muon(
 
     The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
     found as in :func:`parabolic_adamw`, but up to 1: with steps that are so long from the start
-    the limit on the shrinkage is what counts. State: three buffers for
-    matrices and four for the rest; the products of matrices cost far more than their traffic.
+    the limit on the shrinkage is what counts. The start is forgotten at a strength of 1 as well.
+    State: three buffers for matrices and four for the rest; the products of matrices cost far more
+    than their traffic.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
-      weight_decay: decoupled decay, in units of the base step; None lets it be found.
+      weight_decay: decoupled decay, in units of the base step, and no other; None as in
+        :func:`parabolic_adamw`.
       mask: which leaves decay, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
