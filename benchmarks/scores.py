@@ -119,12 +119,7 @@ class Scores:
 
     def best(self, workload: str, entry: Entry) -> Record | None:
         """The record with the lowest median; of untuned methods there is only one."""
-        candidates = [
-            record
-            for record in self.settings(workload, entry.optimizer)
-            if entry.decay in (None, _decay(record))
-            and entry.rate in (None, record["setting"].get("rate"))
-        ]
+        candidates = self._candidates(workload, entry)
         if not candidates:
             return None
         return min(candidates, key=lambda record: median(record, entry.result))
@@ -133,6 +128,20 @@ class Scores:
         """Median over the seeds; infinity for a failure, NaN where nothing was run."""
         record = self.best(workload, entry)
         return math.nan if record is None else median(record, entry.result)
+
+    def stopped(self, workload: str, entry: Entry) -> float:
+        """The lowest reading of the median curves of all its settings, had each run been stopped.
+
+        Infinity for failures, NaN where nothing was run.
+        """
+        lowest = [
+            min((loss for loss in record["curves"][result] if loss is not None), default=math.inf)
+            if record["failure"] is None
+            else math.inf
+            for record in self._candidates(workload, entry)
+            for result in ([entry.result] if entry.result else results_of(record))
+        ]
+        return min(lowest, default=math.nan)
 
     def ratio(self, workload: str, entry: Entry, to: Entry = REFERENCE) -> float:
         """Loss over that of another entry."""
@@ -188,6 +197,14 @@ class Scores:
         losses = losses[~np.isnan(losses).any(1)]
         ratios = losses / losses.min(1, keepdims=True)
         return {entry: np.sort(ratios[:, number]) for number, entry in enumerate(entries)}
+
+    def _candidates(self, workload: str, entry: Entry) -> list[Record]:
+        return [
+            record
+            for record in self.settings(workload, entry.optimizer)
+            if entry.decay in (None, _decay(record))
+            and entry.rate in (None, record["setting"].get("rate"))
+        ]
 
     def _decayed(self, optimizer: str) -> Iterator[tuple[str, float | None]]:
         """Labels and weight decays: those run on most of its problems, and the best of all."""

@@ -343,6 +343,21 @@ def synthetic():
     )
 
 
+def test_runs_that_are_stopped_at_their_best_reading():
+    computed = scores.Scores(
+        [
+            record("a", "adam_cosine", "tuned", [4.0] * 3, [9.0] * 3, curve=[2.0, 4.0], rate=0.1),
+            record("a", "adam_cosine", "tuned", [3.0] * 3, [9.0] * 3, curve=[5.0, 3.0], rate=0.2),
+            record("a", "parabolic_adam", "ours", [9.0] * 3, [6.0] * 3, curve=[3.0, None, 6.0]),
+        ]
+    )
+    ours = computed.ours[0]
+    assert computed.stopped("a", scores.REFERENCE) == 2.0
+    assert computed.stopped("a", ours) == 3.0
+    assert math.isnan(computed.stopped("b", ours))
+    assert "| parabolic_adam() | 1.500 | 1.500 | 2.000 |" in report.stopped(computed)
+
+
 def test_a_tuned_decay_is_told_from_the_default():
     def decayed(decay, readout):
         made = record("a", "parabolic_muon", "ours", [9.0] * 3, [readout] * 3)
@@ -475,7 +490,7 @@ def test_robustness_is_relative_to_the_median_of_the_variations():
     assert "| a, parabolic_sgd() | loss | default: 0.800, 1000: 1.200 | 1.200 |" in lines
 
 
-@pytest.mark.parametrize("suite", ["confirmation", "audit"])
+@pytest.mark.parametrize("suite", ["confirmation", "audit", "audit-tables"])
 def test_tables_of_all_problems_come_from_the_stored_records(suite):
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     assert report.table(report.load(suite)) in text
