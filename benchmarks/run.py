@@ -33,7 +33,8 @@ from benchmarks.tuning import climb, tune
 
 _ALL = optimizers.names("ours", "tuned", "fixed", "peer")
 _MAIN = ("parabolic_adam", "parabolic_sgd")
-_STEPS = tuple(f"{name}@initial_step={step}" for name in _MAIN for step in
+_ROBUST = (*_MAIN, "parabolic_adamw")
+_STEPS = tuple(f"{name}@initial_step={step}" for name in _ROBUST for step in
                ("1e-8", "1e-4", "1e-2"))  # fmt: skip
 
 
@@ -58,11 +59,11 @@ SUITES = {
     "development": Suite(_ALL, 0, 3),
     "development-short": Suite(_ALL, 0, 3),
     "development-tables": Suite(_ALL, 0, 5),
-    "development-robustness": Suite((*_MAIN, *_STEPS), 0, 9),
+    "development-robustness": Suite((*_ROBUST, *_STEPS), 0, 9),
     "development-moving": Suite(_ALL, 0, 3),
     "confirmation": Suite(_ALL, 1000, 3, workloads.SCATTERED),
     "confirmation-moving": Suite(_ALL, 1000, 3),
-    "confirmation-robustness": Suite((*_MAIN, *_STEPS), 1000, 9),
+    "confirmation-robustness": Suite((*_ROBUST, *_STEPS), 1000, 9),
     "audit": Suite(_ALL, 3000, 5),
     "audit-tables": Suite(_ALL, 4000, 5),
     "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
