@@ -213,7 +213,7 @@ def failures(scores: Scores) -> str:
 
 
 def stopped(scores: Scores) -> str:
-    """Ratios had every run been stopped at its best reading, the reference's runs as well.
+    """Ratios had all runs been stopped at the best reading of their median.
 
     What is regained by that is what a method loses by fitting the training data too well.
     """

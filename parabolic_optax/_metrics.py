@@ -120,7 +120,8 @@ def reset(state: Any) -> Any:
     """Forgets the statistics and averages, and keeps the step sizes and the base's state.
 
     For a break in the problem: new data, pruned or reloaded parameters, a new phase of
-    continual training. The next step starts new averages from the parameters it is given.
+    continual training. The next step starts new averages from the parameters it is given, which
+    :func:`decay_inward` leaves alone from then on.
 
     Args:
       state: an optimizer state, as in :func:`metrics`.

@@ -74,8 +74,8 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
-      decay: a link between tracker and estimator, such as :func:`decay_outward`; the tracker
-        takes three more inner products for it.
+      decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
+        a chain of both. The tracker takes three more inner products, which the first one needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
         off by about half a percent each, at random.
@@ -219,11 +219,12 @@ def parabolic_adamw(
     By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
     where it has a minimum. Then :func:`decay_inward` also makes matrices forget what they were
-    initialised with: in the first few hundred steps, coordinates that a step brings nearer to zero
-    decay as well. Loaded weights are no start to forget; to train those on, give a number, such as
-    0. The slopes that set the step size leave out the scale of the weights
+    initialised with: mostly in the first few hundred steps, coordinates that a step brings nearer
+    to zero decay as well (:func:`metrics` does not show that part). Loaded weights are no start to
+    forget; to train those on, give a number, such as 0. The slopes that set the step size leave out
+    the scale of the weights
     as far as decay holds it. State and floor of the traffic
-    are those of :func:`parabolic_adam` and four numbers; the inner products are three more, which
+    are those of :func:`parabolic_adam` and five numbers; the inner products are three more, which
     read gradients, parameters and both means.
 
     Args:
@@ -268,7 +269,7 @@ def parabolic_adamw(
         initial_step=initial_step,
         max_rate=_ADAM_RATE,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, mask, per),
+        decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,
     )
 
@@ -302,9 +303,9 @@ def parabolic_sgd(
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
-      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found,
-        and the start be forgotten, as in :func:`parabolic_adamw`, which helps networks that
-        memorize their data and costs linear and physics-informed models.
+      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found, as
+        in :func:`parabolic_adamw`, which helps networks that memorize their data and costs linear
+        and physics-informed models. It does not make the start be forgotten.
       mask: which leaves decay if any do, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
@@ -340,7 +341,9 @@ def parabolic_sgd(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=None if unused else _found_or_given(weight_decay, mask, per),
+        decay=None
+        if unused
+        else _found_or_given(weight_decay, mask, per, outward=0.25, inward=None),
         mean_dtype=mean_dtype,
         normalize=True,
     )
@@ -407,20 +410,20 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, mask, per, strongest=1.0, inward=1.0),
+        decay=_found_or_given(weight_decay, mask, per, outward=1.0, inward=1.0),
         mean_dtype=mean_dtype,
     )
 
 
 def _found_or_given(
-    weight_decay: Any, mask: Any, per: Per, strongest: float = 0.25, inward: float = 3.0
+    weight_decay: Any, mask: Any, per: Per, *, outward: float, inward: float | None
 ) -> optax.GradientTransformation:
     """The decay that is found, of matrices, or one that is given, of all leaves."""
     if weight_decay is None:
-        return optax.chain(
-            _decay.decay_outward(strongest, mask, per=per),
-            _decay.decay_inward(inward, mask, per=per),
-        )
+        found = _decay.decay_outward(outward, mask, per=per)
+        if inward is None:
+            return found
+        return optax.chain(found, _decay.decay_inward(inward, mask, per=per))
     _tree.check_range("weight_decay", weight_decay, 0.0)
     mask = True if mask is None else mask
     return _decay.decay_outward(weight_decay, mask, always=True, per=per)

@@ -24,9 +24,9 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Weights shrink no faster than by 1 / (t + this) in a step: as the slopes are forgotten.
 _GRACE = 29.0
-# What weights shrink by as the step brings them nearer to zero falls like 1/t^2 from here on. So
-# all in all a weight keeps at least (29/300)^(300/271), 7.5 %: its start is forgotten once, and not
-# the minimum that is found later.
+# What weights shrink by as the step brings them nearer to zero falls like 1/t^2 well beyond here.
+# All in all a weight keeps (29/300)^(300/271), 7.5 %: its start is forgotten, and less and less of
+# what is found later.
 _START = 300.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0

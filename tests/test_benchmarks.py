@@ -292,7 +292,7 @@ def test_timings_count_only_on_a_quiet_machine(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "name", "message"),
     [
-        ("--workloads", "nonsense", "unknown workload 'nonsense'; known are austen_gpt2, "),
+        ("--workloads", "nonsense", "unknown workload 'nonsense'; known are attrition_mlp, "),
         ("--workloads", "digits_mlp", "'digits_mlp' is not in smoke, which has diabetes_linear"),
         ("--workloads", "diabetes_linear@width=3", "unknown variation 'width'; known are batch"),
         ("--optimizers", "nonsense", "unknown optimizer 'nonsense'; known are parabolic_adam, "),
