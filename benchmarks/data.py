@@ -222,9 +222,7 @@ def pairs(package: str, item: str, first: str, second: str, target: str, *, held
 def volcano() -> Data:
     """Places on a grid over a volcano of Auckland, in [-1, 1], and their heights, standardised."""
     heights = _table("datasets", "volcano").to_numpy(float)
-    rows, columns = (np.linspace(-1.0, 1.0, size) for size in heights.shape)
-    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    return _split(places.astype(np.float32), _standard(heights.reshape(-1)), held_out=1000)
+    return _split(_places(heights), _standard(heights.reshape(-1)), held_out=1000)
 
 
 @functools.cache
@@ -310,9 +308,7 @@ def code(window: int = 32, held_out: int = 1024) -> Data:
 def photo_pixels(step: int = 8) -> Data:
     """Places of every `step`-th pixel of a photograph, in [-1, 1], and its three colours."""
     image = _photo("china.jpg")[::step, ::step]
-    rows, columns = (np.linspace(-1.0, 1.0, size) for size in image.shape[:2])
-    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    return _split(places.astype(np.float32), image.reshape(-1, 3), held_out=800)
+    return _split(_places(image), image.reshape(-1, 3), held_out=800)
 
 
 @functools.cache
@@ -335,6 +331,13 @@ def diabetes() -> Data:
 
     raw: Any = load_diabetes()
     return _split(_standard(raw.data), _standard(raw.target), held_out=100)
+
+
+def _places(grid: np.ndarray) -> np.ndarray:
+    """Coordinates in [-1, 1] of the first two axes, of shape [points, 2]."""
+    rows, columns = (np.linspace(-1.0, 1.0, size) for size in grid.shape[:2])
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    return places.astype(np.float32)
 
 
 def _photo(name: str) -> np.ndarray:
