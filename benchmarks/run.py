@@ -34,6 +34,7 @@ from benchmarks.tuning import climb, tune
 _ALL = optimizers.names("ours", "tuned", "fixed", "peer")
 _MAIN = ("parabolic_adam", "parabolic_sgd")
 _ROBUST = (*_MAIN, "parabolic_adamw")
+_LONG = (*_MAIN, "parabolic_adamw", "parabolic_muon", "adam_constant", "adam_cosine", "prodigy")
 _STEPS = tuple(f"{name}@initial_step={step}" for name in _ROBUST for step in
                ("1e-8", "1e-4", "1e-2"))  # fmt: skip
 
@@ -60,8 +61,10 @@ SUITES = {
     "development-short": Suite(_ALL, 0, 3),
     "development-tables": Suite(_ALL, 0, 5),
     "development-robustness": Suite((*_ROBUST, *_STEPS), 0, 9),
+    "development-long": Suite(_LONG, 0, 1),
     "development-moving": Suite(_ALL, 0, 3),
     "confirmation": Suite(_ALL, 1000, 3, workloads.SCATTERED),
+    "confirmation-long": Suite(_LONG, 1000, 1),
     "confirmation-moving": Suite(_ALL, 1000, 3),
     "confirmation-robustness": Suite((*_ROBUST, *_STEPS), 1000, 9),
     "audit": Suite(_ALL, 3000, 5),

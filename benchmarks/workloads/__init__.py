@@ -100,6 +100,17 @@ _AUDIT_TABLES = (
     "tips_mlp",
     "verbs_factors",
 )
+# 40,000 to 100,000 steps of small models.
+_DEVELOPMENT_LONG = (
+    "bible_transformer@horizon=50",
+    "bible_gru@horizon=100",
+    "diamonds_price@horizon=50",
+)
+_CONFIRMATION_LONG = (
+    "austen_transformer@horizon=160",
+    "austen_gru@horizon=160",
+    "flights_embedding@horizon=100",
+)
 _ACCELERATOR = ("austen_gpt2", "fashion_resnet")
 _VARIATIONS = (
     "",
@@ -116,8 +127,10 @@ SUITES = {
     "development-robustness": tuple(
         base + variation for base in ("mnist1d_mlp", "diamonds_cut") for variation in _VARIATIONS
     ),
+    "development-long": _DEVELOPMENT_LONG,
     "development-moving": ("mnist1d_continual",),
     "confirmation": _CONFIRMATION,
+    "confirmation-long": _CONFIRMATION_LONG,
     "confirmation-moving": ("digits_continual", "cart_pole"),
     "audit": _AUDIT,
     "audit-tables": _AUDIT_TABLES,
