@@ -35,6 +35,7 @@ _ALL = optimizers.names("ours", "tuned", "fixed", "peer")
 _MAIN = ("parabolic_adam", "parabolic_sgd")
 _ROBUST = (*_MAIN, "parabolic_adamw")
 _LONG = (*_MAIN, "parabolic_adamw", "parabolic_muon", "adam_constant", "adam_cosine", "prodigy")
+_NO_DECAY = tuple(f"{name}@weight_decay=0" for name in ("parabolic_adamw", "parabolic_muon"))
 _STEPS = tuple(f"{name}@initial_step={step}" for name in _ROBUST for step in
                ("1e-8", "1e-4", "1e-2"))  # fmt: skip
 
@@ -61,9 +62,11 @@ SUITES = {
     "development-short": Suite(_ALL, 0, 3),
     "development-tables": Suite(_ALL, 0, 5),
     "development-robustness": Suite((*_ROBUST, *_STEPS), 0, 9),
+    "development-finetuning": Suite((*_ALL, *_NO_DECAY), 0, 5),
     "development-long": Suite(_LONG, 0, 1),
     "development-moving": Suite(_ALL, 0, 3),
     "confirmation": Suite(_ALL, 1000, 3, workloads.SCATTERED),
+    "confirmation-finetuning": Suite((*_ALL, *_NO_DECAY), 1000, 5),
     "confirmation-long": Suite(_LONG, 1000, 1),
     "confirmation-moving": Suite(_ALL, 1000, 3),
     "confirmation-robustness": Suite((*_ROBUST, *_STEPS), 1000, 9),

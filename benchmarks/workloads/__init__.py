@@ -10,10 +10,10 @@ data of either set; like confirmation it is only read for the report.
 
 import functools
 
-from benchmarks.workloads import images, science, tables, texts
+from benchmarks.workloads import finetuning, images, science, tables, texts
 from benchmarks.workloads.workload import VARIATIONS, Workload
 
-MAKERS = images.MAKERS | texts.MAKERS | tables.MAKERS | science.MAKERS
+MAKERS = images.MAKERS | texts.MAKERS | tables.MAKERS | science.MAKERS | finetuning.MAKERS
 
 _DEVELOPMENT = (
     "mnist1d_mlp",
@@ -100,6 +100,9 @@ _AUDIT_TABLES = (
     "tips_mlp",
     "verbs_factors",
 )
+# Networks that have been trained already.
+_DEVELOPMENT_FINETUNING = ("fashion_continued", "bible_continued", "bible_adapted")
+_CONFIRMATION_FINETUNING = ("mnist_continued", "austen_continued", "austen_adapted")
 # 40,000 to 100,000 steps of small models.
 _DEVELOPMENT_LONG = (
     "bible_transformer@horizon=50",
@@ -127,9 +130,11 @@ SUITES = {
     "development-robustness": tuple(
         base + variation for base in ("mnist1d_mlp", "diamonds_cut") for variation in _VARIATIONS
     ),
+    "development-finetuning": _DEVELOPMENT_FINETUNING,
     "development-long": _DEVELOPMENT_LONG,
     "development-moving": ("mnist1d_continual",),
     "confirmation": _CONFIRMATION,
+    "confirmation-finetuning": _CONFIRMATION_FINETUNING,
     "confirmation-long": _CONFIRMATION_LONG,
     "confirmation-moving": ("digits_continual", "cart_pole"),
     "audit": _AUDIT,
