@@ -151,8 +151,8 @@ def step_multiplicative(
     :math:`\tfrac{1}{10} (\sum_l \min(m_l, n_l))^{1/2}` over the matrices, of :math:`m_l` by
     :math:`n_l`: a tenth of that of matrices with orthonormal rows or columns, for those that
     start near zero. (Of more than two axes, the last one counts against all others together.)
-    Scalars and vectors have no such scale; where they alone are, and start at zero, the search
-    is skipped and the step size grows from `initial_step` by its slopes alone.
+    Scalars and vectors have no such scale, and are taken as they are; where they alone are, and
+    start at zero, each counts as a matrix of one column.
 
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
@@ -205,7 +205,7 @@ def step_multiplicative(
         return MultiplicativeState(
             log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
-            scale=jnp.maximum(jnp.sqrt(jnp.sum(layout.inner(params, params))), _least_norm(params)),
+            scale=_scale(params, jnp.sqrt(jnp.sum(layout.inner(params, params)))),
             travelled=jnp.zeros([], jnp.float32),
             search_end=jnp.zeros([], jnp.int32),
             searching=jnp.array(True),
@@ -291,7 +291,15 @@ def _shrunk_inward(
     return _shrunk(update, jnp.where(inward, inward_share, share), params)
 
 
-def _least_norm(params: Any) -> float:
-    """A tenth of the norm of matrices with orthonormal rows or columns, in place of the leaves."""
-    matrices = [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
-    return _LEAST_NORM * math.sqrt(sum(min(s[-1], math.prod(s[:-1])) for s in matrices))
+def _scale(params: Any, norm: jax.Array) -> jax.Array:
+    """The norm, or what it is taken to be where the parameters start near zero.
+
+    That is a tenth of the norm of matrices with orthonormal rows or columns, in place of the
+    matrices among the leaves. What has none of these has a unit of its own, unless it starts at
+    zero; then every leaf counts as a matrix of one column.
+    """
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    matrices = [shape for shape in shapes if len(shape) > 1]
+    ranks = [min(s[-1], math.prod(s[:-1])) for s in matrices] or [min(1, math.prod(s)) for s in shapes]
+    least = _LEAST_NORM * math.sqrt(sum(ranks))
+    return jnp.maximum(norm, least) if matrices else jnp.where(norm == 0.0, least, norm)

@@ -142,7 +142,10 @@ def trace(
     before = list(log_step)
     scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
     ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
-    scale = max(scale, 0.1 * math.sqrt(sum(ranks)))
+    if ranks:
+        scale = max(scale, 0.1 * math.sqrt(sum(ranks)))
+    elif scale == 0.0:
+        scale = 0.1 * math.sqrt(n)
     last_search, searching, travelled_before = 0, True, 0.0
     entries = sum(p.size for p in params)
     rows = []
