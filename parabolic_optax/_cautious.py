@@ -22,8 +22,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
 
     A gradient of zero says nothing, and its coordinate goes on. Steps are not made longer for what
     is left out, as the rule in the source does, which would have to count it first;
-    :func:`parabolic` finds their length. So the mask is part of the loop that makes the direction
-    and keeps nothing; that loop has to read the gradient as well.
+    :func:`parabolic` finds their length.
 
     Small networks memorize their data faster with such steps than without, so they want
     weight decay; :func:`parabolic_adamw` has both.
@@ -37,6 +36,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
 
     Raises:
       TypeError: the base is not a gradient transformation.
+      ValueError: the base points downhill, as complete optimizers do.
 
     Source:
       Liang, Chen, Liu and Liu, Cautious optimizers, arXiv:2411.16085.
@@ -51,6 +51,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
       [0.  3.9]
     """
     _tree.check_direction(base)
+    _tree.check_ascent(base)
     base = optax.with_extra_args_support(base)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

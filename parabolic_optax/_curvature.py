@@ -62,7 +62,8 @@ def estimate_uncentred(
 
     One tensor's slopes are noisy, and where the direction is scaled already, as Adam's is,
     tensors that lengthen and shorten their steps apart only disturb each other. The signal of
-    each parabola is therefore pooled with that of the whole; slope and curvature follow it.
+    each parabola is therefore pooled with that of the whole, and the curvature is computed from
+    the pooled one.
 
     Args:
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of
@@ -107,13 +108,10 @@ def estimate_uncentred(
         del params, extra_args
         sample = updates
         slope, position = _with_whole(sample.slope, sample.position)
-        if slope.shape != state.slope.shape:
-            raise ValueError(
-                f"the tracker samples {slope.shape[0] - 1} parabolas, this estimator was"
-                f" initialised for {state.slope.shape[0] - 1}: give both the same per."
-            )
+        _tree.check_same_layout(len(slope) - 1, len(state.slope) - 1, "estimator")
         surprise = _tree.ratio(slope, state.slope_size)
-        weight = _tree.sample_weight(sample.stride, sample.count, memory)
+        power, share = _tree.as_float32(memory, pooling)
+        weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
         fitted = UncentredMoments(
             *(
                 mean + weight * (value - mean)
@@ -123,7 +121,7 @@ def estimate_uncentred(
         state = _tree.where(sample.stride > 0, fitted, state)
 
         signal, _, offset = jax.vmap(uncentred_kernel)(*state)
-        pooled = (1.0 - pooling) * signal[:-1] + pooling * signal[-1]
+        pooled = (1.0 - share) * signal[:-1] + share * signal[-1]
         parabola = Parabola(
             sample=sample,
             curvature=_tree.ratio(pooled * state.slope_size[:-1], state.position[:-1]),

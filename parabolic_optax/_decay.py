@@ -13,6 +13,13 @@ from parabolic_optax._types import Per, Sample, link
 
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
+# Weights shrink no faster than by 1 / (t + this) in a step, as the slopes are forgotten; else they
+# would be gone before the means have seen it.
+_GRACE = 29.0
+# What weights shrink by as the step brings them nearer to zero falls like 1/t^2 well beyond here.
+# All in all a weight keeps (29/300)^(300/271), 7.5 %: its start is forgotten, and less and less of
+# what is found later.
+_START = 300.0
 # Nearer than this to the fastest shrinkage, the growth of weights is less and less held by decay.
 _MARGIN = 1.0 / 6.0
 
@@ -198,21 +205,18 @@ def decay_outward(
                 "the decay needs the slope along the mean that is read out: give the tracker"
                 " radial=True."
             )
-        _check_granularity(sample, layout)
-        # A hyperparameter that is injected has the type of the gradients.
-        largest, power = (
-            jnp.real(jnp.asarray(value)).astype(jnp.float32) for value in (strength, memory)
-        )
+        _tree.check_same_layout(sample.slope.size, layout.size, "decay")
+        largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
         slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
-        weight = _tree.sample_weight(sample.stride, sample.count, power)
+        weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
         # Not limited as the weight of noisy slopes is: the first sample sets the level, and after t
         # of them a power of t is read right to 1 / t.
-        follow = jnp.minimum(1.0, sample.stride * _tree.polynomial_weight(sample.count, power))
+        follow = _tree.sample_weight(sample.stride, sample.count, power)
         level = state.log_length + follow * (log_length - state.log_length)
         fitted = DecayOutwardState(mean, size, level, largest * share)
 
@@ -294,20 +298,44 @@ def decay_inward(
     ) -> tuple[Sample, DecayInwardState]:
         del extra_args
         sample, layout = updates, _tree.Layout.of(params, per)
-        _check_granularity(sample, layout)
-        largest = state.share * jnp.real(jnp.asarray(strength)).astype(jnp.float32)
+        _tree.check_same_layout(sample.slope.size, layout.size, "decay")
+        largest = state.share * _tree.as_float32(strength)[0]
         # Where the sample is not usable the step is zero, and no coordinate moves inward.
         return sample._replace(inward_decay=largest * _counted(mask, params, layout)), state
 
     return link(init, update)
 
 
-def _check_granularity(sample: Sample, layout: _tree.Layout) -> None:
-    if sample.slope.size != layout.size:
-        raise ValueError(
-            f"the tracker samples {sample.slope.size} parabolas, the decay knows of"
-            f" {layout.size}: give both the same per."
-        )
+def shrink(updates: Any, sample: Sample, step: jax.Array, params: Any, layout: _tree.Layout) -> Any:
+    """Updates with the decay that the links above ask for, at step sizes of shape [n]."""
+    count = sample.count.astype(jnp.float32)
+
+    def share(decay: jax.Array) -> jax.Array:
+        return jnp.minimum(step * decay, 1.0 / (count + _GRACE))
+
+    def spread(shares: jax.Array) -> Any:
+        return layout.apart.spread(shares, params)
+
+    if sample.inward_decay is not None:
+        inward = share(sample.inward_decay) / (1.0 + count / _START)
+        outward = jnp.zeros_like(inward) if sample.decay is None else share(sample.decay)
+        larger = jnp.maximum(outward, inward)
+        return jax.tree.map(_shrunk_inward, updates, spread(outward), spread(larger), params)
+    if sample.decay is not None:
+        return jax.tree.map(_shrunk, updates, spread(share(sample.decay)), params)
+    return updates
+
+
+def _shrunk(update: jax.Array, share: jax.Array, params: jax.Array) -> jax.Array:
+    return update - share.astype(update.dtype) * params
+
+
+def _shrunk_inward(
+    update: jax.Array, share: jax.Array, inward_share: jax.Array, params: jax.Array
+) -> jax.Array:
+    # By the sign, since the product of two small numbers would be rounded to zero.
+    inward = jnp.real(jnp.conj(jnp.sign(update)).astype(params.dtype) * params) < 0.0
+    return _shrunk(update, jnp.where(inward, inward_share, share), params)
 
 
 def _counted(mask: Any, params: Any, layout: _tree.Layout) -> jax.Array:

@@ -194,7 +194,7 @@ def track_displacement(
         _tree.check_floating(params)
         layout = _tree.Layout.of(params, per)
         return TrackDisplacementState(
-            base=base.init(_strong(params)),
+            base=base.init(_tree.widened(params)),
             anchor=_rounding.narrow(_tree.wide(params), mean_dtype),
             tail=None if tail_power is None else _rounding.narrow(_tree.wide(params), mean_dtype),
             gradient_square=jnp.zeros(layout.size, jnp.float32) if normalize else None,
@@ -220,7 +220,13 @@ def track_displacement(
         due = jax.lax.rem(count, stride) == 0
 
         def look(anchor: Any, tail: Any) -> tuple[Any, ...]:
-            wide_anchor, averaged = _tree.widened(anchor), _tree.widened(tail)
+            def begun(mean: Any) -> Any:
+                # At the first step after a restart, what is kept belongs to the forgotten past.
+                wide = _tree.widened(mean)
+                return _tree.where(count == 1, jax.tree.map(_in_type_of, params, wide), wide)
+
+            wide_anchor = begun(anchor)
+            averaged = None if tail_power is None else begun(tail)
             displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, wide_anchor)
             means, share = (_pull(wide_anchor, params, _weight(count, anchor_power)), None), 0.0
             if tail_power is not None:
@@ -278,14 +284,6 @@ def track_displacement(
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
-        # The anchor of a restarted state belongs to the forgotten past.
-        fresh = count == 1
-        slope, position = jnp.where(fresh, 0.0, slope), jnp.where(fresh, 0.0, position)
-        about = None
-        if radial:
-            radial_slope, overlap, point_square, length = point_products
-            length = jnp.where(fresh, 0.0, length)
-            about = Radial(radial_slope, overlap, point_square, length)
 
         gradient_square, size = state.gradient_square, jnp.ones(layout.size, jnp.float32)
         if gradient_square is not None:
@@ -297,12 +295,14 @@ def track_displacement(
             gradient_square = jnp.where(usable, fitted, gradient_square)
 
         def go(base_state: Any) -> tuple[Any, Any]:
-            grads = _strong(updates)
+            # In at least float32, also where the parameters are narrower: a running mean in
+            # bfloat16 stands still, and squares in float16 vanish.
+            wide_params = _tree.widened(params)
+            grads = jax.tree.map(_in_type_of, updates, wide_params)
             if normalize:
-                # In float32: the inverse may be beyond the range of half precision.
                 shares = layout.spread(1.0 / size, updates)
                 grads = jax.tree.map(lambda g, share: (share * g).astype(g.dtype), grads, shares)
-            direction, base_state = base.update(grads, base_state, _strong(params), **extra_args)
+            direction, base_state = base.update(grads, base_state, wide_params, **extra_args)
             return jax.tree.map(jnp.negative, direction), base_state
 
         def stay(base_state: Any) -> tuple[Any, Any]:
@@ -321,7 +321,7 @@ def track_displacement(
             count=count,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
-            radial=about,
+            radial=Radial(*point_products) if radial else None,
         )
         count = jnp.where(usable, count, state.count)
         state = TrackDisplacementState(base_state, anchor, tail, gradient_square, count, skipped)
@@ -340,7 +340,7 @@ def _stride(count: jax.Array) -> jax.Array:
 
 
 def _weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
-    return _stride(count).astype(jnp.float32) * _tree.polynomial_weight(count, power)
+    return _tree.sample_weight(_stride(count).astype(jnp.float32), count, power)
 
 
 def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
@@ -349,7 +349,5 @@ def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
     )
 
 
-def _strong(tree: Any) -> Any:
-    # Parameters made of Python numbers are weakly typed; a base would hand that on to its
-    # state, whose type would then change with the first step and be traced again.
-    return jax.tree.map(lambda x: x.astype(x.dtype), tree)
+def _in_type_of(x: jax.Array, like: jax.Array) -> jax.Array:
+    return x.astype(like.dtype)

@@ -59,6 +59,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
             details |= link.direction_readings()
     for anchor, links in _models(state):
         readings = [reading for link in links for reading in link.readings().items()]
+        if any(values.ndim > 1 for _, values in readings):
+            raise ValueError("the state is of several runs at once: use jax.vmap(metrics)(state).")
         shared = min((values.size for _, values in readings if values.ndim), default=0) == 1
         layout = _tree.Layout.of(anchor, "global" if shared and per == "tensor" else per)
         paths = _tree.leaf_paths(anchor)
@@ -112,7 +114,7 @@ def eval_params(state: Any, params: Any) -> Any:
                 "this optimizer keeps no averaged parameters (tail_power=None): use the"
                 " parameters themselves, or construct it with tail_power=9."
             )
-        params = _replace(params, link.tail)
+        params = _replace(params, link.tail, jnp.asarray(link.count) > 0)
     return params
 
 
@@ -175,7 +177,13 @@ def _models(state: Any) -> list[tuple[Any, list[Any]]]:
             models[-1][1].append(link)
         else:  # an optimizer in several directions has no tensors to tell apart
             models.append(((), [link]))
-    return models
+    # Groups that no parameter belongs to have nothing to say, unless they are all there is.
+    of_parameters = [
+        (anchor, links)
+        for anchor, links in models
+        if jax.tree.leaves(anchor) or not isinstance(links[0], Anchored)
+    ]
+    return of_parameters or models
 
 
 def _split_whole(name: str, values: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
@@ -196,8 +204,10 @@ def _combine(name: str, values: jax.Array) -> jax.Array:
     return jnp.exp(jnp.mean(jnp.log(values))) if name == "step_size" else jnp.mean(values)
 
 
-def _replace(params: Any, means: Any) -> Any:
-    """`params` with every leaf that has a mean replaced by it.
+def _replace(params: Any, means: Any, begun: jax.Array) -> Any:
+    """`params` with every leaf that has a mean replaced by it, once there is a step in it.
+
+    Before, the mean holds what the state began with, or the past that a restart forgets.
 
     Leaves are found by where they sit, because frameworks wrap the parameters and the state
     in different containers.
@@ -212,7 +222,7 @@ def _replace(params: Any, means: Any) -> Any:
                 f" {mean.shape}, the parameter has {own.shape}: pass the parameters that the"
                 " state belongs to."
             )
-        leaves.append(own if mean is None else mean.astype(own.dtype))
+        leaves.append(own if mean is None else jnp.where(begun, mean.astype(own.dtype), own))
     if left:
         raise ValueError(
             f"the state holds averages of {len(left)} leaves that are not among the"

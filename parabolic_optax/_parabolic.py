@@ -1,12 +1,10 @@
 """The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -114,22 +112,18 @@ def parabolic(
       >>> print(params["w"].round(2))
       [ 2. -3.]
     """
-    _check_ascent(base)
-    _check_multiplier(learning_rate)
-    return optax.chain(
-        _directions.track_displacement(
-            base,
-            tail_power=tail_power,
-            per=per,
-            mean_dtype=mean_dtype,
-            radial=decay is not None,
-            normalize=normalize,
-        ),
-        *([] if decay is None else [decay]),
-        _curvature.estimate_uncentred(pooling=pooling, per=per),
-        _saddle.flip_saddles(),
-        _steps.step_multiplicative(initial_step=initial_step, max_rate=max_rate, per=per),
-        optax.scale_by_learning_rate(learning_rate, flip_sign=False),
+    _tree.check_ascent(base)
+    return _chain(
+        base,
+        learning_rate,
+        per=per,
+        pooling=pooling,
+        initial_step=initial_step,
+        max_rate=max_rate,
+        tail_power=tail_power,
+        decay=decay,
+        mean_dtype=mean_dtype,
+        normalize=normalize,
     )
 
 
@@ -184,9 +178,8 @@ def parabolic_adam(
       >>> print(jnp.sign(updates["w"]))
       [-1.  1.]
     """
-    base = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-    return parabolic(
-        base,
+    return _chain(
+        _adam(b1, b2, eps),
         learning_rate,
         per=per,
         initial_step=initial_step,
@@ -262,8 +255,8 @@ def parabolic_adamw(
       >>> print(jnp.sign(updates["w"]), jnp.sign(updates["b"]))
       [-1.  1.] 1.0
     """
-    return parabolic(
-        _cautious.cautious(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
+    return _chain(
+        _cautious.cautious(_adam(b1, b2, eps)),
         learning_rate,
         per=per,
         initial_step=initial_step,
@@ -331,19 +324,14 @@ def parabolic_sgd(
       >>> print(jnp.sign(updates["w"]))
       [-1.  1.]
     """
-    _tree.check_range("momentum", momentum, 0.0, 1.0)
-    if _tree.concrete(momentum) and momentum == 1.0:
-        raise ValueError("momentum must be below 1: at 1 no gradient is ever taken in.")
-    unused = _tree.concrete(weight_decay) and weight_decay == 0.0
-    return parabolic(
+    _check_memory("momentum", momentum)
+    return _chain(
         optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
         learning_rate,
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=None
-        if unused
-        else _found_or_given(weight_decay, mask, per, outward=0.25, inward=None),
+        decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=None),
         mean_dtype=mean_dtype,
         normalize=True,
     )
@@ -404,7 +392,7 @@ def parabolic_muon(
         # It is a complete optimizer; this turns its step back into a direction.
         optax.scale(-1.0),
     )
-    return parabolic(
+    return _chain(
         base,
         learning_rate,
         per=per,
@@ -415,16 +403,61 @@ def parabolic_muon(
     )
 
 
+def _chain(
+    base: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    per: Per,
+    initial_step: float,
+    tail_power: float | None,
+    mean_dtype: Any,
+    pooling: float = 1.0,
+    max_rate: float = 0.05,
+    decay: optax.GradientTransformation | None = None,
+    normalize: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """:func:`parabolic` of a base that is known to point like the gradient."""
+    _check_multiplier(learning_rate)
+    return optax.chain(
+        _directions.track_displacement(
+            base,
+            tail_power=tail_power,
+            per=per,
+            mean_dtype=mean_dtype,
+            radial=decay is not None,
+            normalize=normalize,
+        ),
+        *([] if decay is None else [decay]),
+        _curvature.estimate_uncentred(pooling=pooling, per=per),
+        _saddle.flip_saddles(),
+        _steps.step_multiplicative(initial_step=initial_step, max_rate=max_rate, per=per),
+        _multiply(learning_rate),
+    )
+
+
+def _multiply(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Updates times a factor, in their types: ``optax.scale`` takes those of the factor."""
+    if callable(learning_rate):
+        return optax.scale_by_schedule(learning_rate)
+
+    def scaled(update: Any, _: Any) -> Any:
+        return (learning_rate * update).astype(update.dtype)
+
+    return optax.stateless_with_tree_map(scaled)
+
+
 def _found_or_given(
     weight_decay: Any, mask: Any, per: Per, *, outward: float, inward: float | None
-) -> optax.GradientTransformation:
-    """The decay that is found, of matrices, or one that is given, of all leaves."""
+) -> optax.GradientTransformation | None:
+    """The decay that is found, of matrices, or one that is given, of all leaves; None is none."""
     if weight_decay is None:
         found = _decay.decay_outward(outward, mask, per=per)
         if inward is None:
             return found
         return optax.chain(found, _decay.decay_inward(inward, mask, per=per))
     _tree.check_range("weight_decay", weight_decay, 0.0)
+    if _tree.concrete(weight_decay) and weight_decay == 0.0:
+        return None
     mask = True if mask is None else mask
     return _decay.decay_outward(weight_decay, mask, always=True, per=per)
 
@@ -433,36 +466,28 @@ def _empty_apart(params: Any) -> Any:
     return jax.tree.map(lambda p: "muon" if p.size > 0 else "empty", params)
 
 
+def _adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    _check_memory("b1", b1)
+    _check_memory("b2", b2)
+    _tree.check_range("eps", eps, 0.0)
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+def _check_memory(name: str, value: Any) -> None:
+    _tree.check_range(name, value, 0.0, 1.0)
+    if _tree.concrete(value) and value == 1.0:
+        raise ValueError(f"{name} must be below 1: at 1 no gradient is ever taken in.")
+
+
 def _check_multiplier(learning_rate: Any) -> None:
     """Warns of a constant that looks like the rate of another optimizer."""
-    if not _tree.concrete(learning_rate):
+    if callable(learning_rate):
         return
     _tree.check_range("learning_rate", learning_rate, 0.0)
-    if 0.0 < learning_rate < _SMALL_MULTIPLIER:
-        # At the call of whichever function of this file was called.
-        level = next(n for n, f in enumerate(inspect.stack(0), 1) if f.filename != __file__)
+    if _tree.concrete(learning_rate) and 0.0 < learning_rate < _SMALL_MULTIPLIER:
         warnings.warn(
-            f"learning_rate={learning_rate:g} is a multiplier on the step size that is found, and"
-            " being constant it is made up for: leave it at 1.",
-            stacklevel=level,
-        )
-
-
-def _check_ascent(base: optax.GradientTransformation) -> None:
-    """Raises ValueError for a base whose first step on a probe points downhill."""
-    probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
-    try:
-        with jax.ensure_compile_time_eval():
-            state = base.init(jnp.zeros_like(probe))
-            direction: Any = base.update(probe, state, jnp.zeros_like(probe))[0]
-            downhill = bool(jnp.sum(direction * probe) < 0.0)
-    except Exception:
-        # A base made for its own tree, or with traced constants, is taken on trust; what is
-        # not a transformation at all is named by the tracker.
-        return
-    if downhill:
-        raise ValueError(
-            "base points downhill, as complete optimizers do. Pass a direction, such as"
-            " optax.scale_by_adam() in place of optax.adam(rate), or turn it round with"
-            " optax.chain(base, optax.scale(-1.0))."
+            f"learning_rate={learning_rate:g} is a multiplier on the step size that is found. The"
+            " steps grow to make up for it, weight decay becomes weaker: leave it at 1.",
+            # The caller of the function that called _chain.
+            stacklevel=4,
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _decay, _tree
 from parabolic_optax._types import Parabola, Per, link
 
 # The search for the scale ends where the parameters have moved by this fraction of their
@@ -22,12 +22,6 @@ _LEAST_NORM = 0.1
 _JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
-# Weights shrink no faster than by 1 / (t + this) in a step: as the slopes are forgotten.
-_GRACE = 29.0
-# What weights shrink by as the step brings them nearer to zero falls like 1/t^2 well beyond here.
-# All in all a weight keeps (29/300)^(300/271), 7.5 %: its start is forgotten, and less and less of
-# what is found later.
-_START = 300.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
 
@@ -217,6 +211,8 @@ def step_multiplicative(
         del extra_args
         sample = updates.sample
         layout = _tree.Layout.of(sample.update, per)
+        _tree.check_same_layout(sample.slope.size, layout.size, "rule")
+        upward, downward, fastest, alarm = _tree.as_float32(growth, decline, max_rate, brake)
 
         travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
         count = sample.count.astype(jnp.float32)
@@ -240,9 +236,9 @@ def step_multiplicative(
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
             drive,
             updates.surprise,
-            jnp.minimum(max_rate, growth / elapsed),
-            jnp.minimum(max_rate, decline / count),
-            jnp.where(elapsed > _BRAKE_DELAY, brake, 0.0),
+            jnp.minimum(fastest, upward / elapsed),
+            jnp.minimum(fastest, downward / count),
+            jnp.where(elapsed > _BRAKE_DELAY, alarm, 0.0),
         )
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.
@@ -257,38 +253,11 @@ def step_multiplicative(
         step = jnp.exp(state.log_step)
         steps = layout.spread(step, sample.update)
         moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        # Weights that shrink faster than the run gets longer would be gone before the means have
-        # seen it.
-        limit = 1.0 / (count + _GRACE)
-
-        def shares(decay: jax.Array) -> jax.Array:
-            return jnp.minimum(step * decay, limit)
-
-        def spread(share: jax.Array) -> Any:
-            return layout.apart.spread(share, params)
-
-        if sample.inward_decay is not None:
-            inward = shares(sample.inward_decay) / (1.0 + count / _START)
-            share = jnp.zeros_like(inward) if sample.decay is None else shares(sample.decay)
-            larger = spread(jnp.maximum(share, inward))
-            moved = jax.tree.map(_shrunk_inward, moved, spread(share), larger, params)
-        elif sample.decay is not None:
-            moved = jax.tree.map(_shrunk, moved, spread(shares(sample.decay)), params)
+        moved = _decay.shrink(moved, sample, step, params, layout)
+        moved = jax.tree.map(lambda m, p: m.astype(p.dtype), moved, params)
         return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)
-
-
-def _shrunk(update: jax.Array, share: jax.Array, params: jax.Array) -> jax.Array:
-    return update - share.astype(update.dtype) * params
-
-
-def _shrunk_inward(
-    update: jax.Array, share: jax.Array, inward_share: jax.Array, params: jax.Array
-) -> jax.Array:
-    # By the sign, since the product of two small numbers would be rounded to zero.
-    inward = jnp.real(jnp.conj(jnp.sign(update)).astype(params.dtype) * params) < 0.0
-    return _shrunk(update, jnp.where(inward, inward_share, share), params)
 
 
 def _scale(params: Any, norm: jax.Array) -> jax.Array:
@@ -300,6 +269,8 @@ def _scale(params: Any, norm: jax.Array) -> jax.Array:
     """
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     matrices = [shape for shape in shapes if len(shape) > 1]
-    ranks = [min(s[-1], math.prod(s[:-1])) for s in matrices] or [min(1, math.prod(s)) for s in shapes]
+    ranks = [min(shape[-1], math.prod(shape[:-1])) for shape in matrices]
+    if not matrices:
+        ranks = [min(1, math.prod(shape)) for shape in shapes]
     least = _LEAST_NORM * math.sqrt(sum(ranks))
     return jnp.maximum(norm, least) if matrices else jnp.where(norm == 0.0, least, norm)

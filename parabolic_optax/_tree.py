@@ -232,7 +232,7 @@ def wide(tree: Any) -> Any:
 
 
 def widened(tree: Any) -> Any:
-    """The leaves in at least float32."""
+    """The leaves in at least float32; no longer weakly typed, as Python numbers are."""
     return jax.tree.map(lambda x: x.astype(_wide_type(x.dtype)), tree)
 
 
@@ -354,9 +354,16 @@ def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     return jnp.asarray((power + 1.0) / (count.astype(jnp.float32) + power), jnp.float32)
 
 
-def sample_weight(stride: jax.Array, count: jax.Array, power: float | jax.Array) -> jax.Array:
-    """The same of a sample that stands for several steps, but never more than all before it."""
-    return jnp.minimum(0.5, stride * polynomial_weight(count, power))
+def sample_weight(
+    stride: jax.Array, count: jax.Array, power: float | jax.Array, most: float = 1.0
+) -> jax.Array:
+    """The same of a sample that stands for several steps, at most `most`."""
+    return jnp.minimum(most, stride * polynomial_weight(count, power))
+
+
+def as_float32(*values: float | jax.Array) -> list[jax.Array]:
+    """Constants as they enter formulas; one that is injected has the type of the gradients."""
+    return [jnp.real(jnp.asarray(value)).astype(jnp.float32) for value in values]
 
 
 def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax.Array:
@@ -375,7 +382,7 @@ def concrete(value: Any) -> bool:
 
 def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value <= high; an array is taken on trust."""
-    if concrete(value) and not low <= value <= high:
+    if concrete(value) and not (low <= value <= high and math.isfinite(value)):
         raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
     if not (concrete(value) or hasattr(value, "dtype")):
         raise TypeError(f"{name} must be a number, got {value!r}.")
@@ -387,6 +394,30 @@ def check_direction(base: Any) -> None:
         raise TypeError(
             "base must be an optax gradient transformation, such as optax.scale_by_adam();"
             f" got {base!r}."
+        )
+
+
+def check_ascent(base: optax.GradientTransformation) -> None:
+    """Raises ValueError for a base whose first step on a probe that is not 0 points downhill."""
+    probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
+    along = 0.0
+    try:
+        with jax.ensure_compile_time_eval():
+            state: Any = base.init(jnp.zeros_like(probe))
+            # The first step of a warm-up is zero.
+            for _ in range(2):
+                direction: Any
+                direction, state = base.update(probe, state, jnp.zeros_like(probe))
+                along = along or float(jnp.sum(direction * probe))
+    except Exception:
+        # A base made for its own tree, or with traced constants, is taken on trust; what is
+        # not a transformation at all is named by the tracker.
+        return
+    if along < 0.0:
+        raise ValueError(
+            "base points downhill, as complete optimizers do. Pass a direction, such as"
+            " optax.scale_by_adam() in place of optax.adam(rate), or turn it round with"
+            " optax.chain(base, optax.scale(-1.0))."
         )
 
 
@@ -421,6 +452,15 @@ def check_match(updates: Any, params: Any) -> None:
                 f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
                 f" the parameter {jnp.shape(p)}."
             )
+
+
+def check_same_layout(sampled: int, own: int, link: str) -> None:
+    """Raises ValueError unless the tracker samples as many parabolas as another link has."""
+    if sampled != own:
+        raise ValueError(
+            f"the tracker samples {sampled} parabolas, the {link} knows of {own}: give both the"
+            " same per."
+        )
 
 
 def check_same_rank(followed: int, rank: int) -> None:

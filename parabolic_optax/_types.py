@@ -214,6 +214,7 @@ class Anchored(Readable, Protocol):
 
     anchor: Any
     tail: Any
+    count: jax.Array
 
 
 @runtime_checkable

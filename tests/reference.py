@@ -159,7 +159,7 @@ def trace(
             rows.append(rows[-1] | {"params": params})
             continue
         for i in range(n):
-            tail[i] = tail[i] + stride * weight(count, tail_power) * (params[i] - tail[i])
+            tail[i] = tail[i] + min(1.0, stride * weight(count, tail_power)) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
         samples = [displacement(*gpa) for gpa in zip(grads, points, anchor, strict=True)]
         if count == 1:
@@ -167,7 +167,9 @@ def trace(
         samples.append(whole([s for s, _ in samples], [x for _, x in samples]))
         updates = adam(grads)
         for i in range(n):
-            anchor[i] = anchor[i] + stride * weight(count, anchor_power) * (params[i] - anchor[i])
+            anchor[i] = anchor[i] + min(1.0, stride * weight(count, anchor_power)) * (
+                params[i] - anchor[i]
+            )
 
         surprise = [0.0] * (n + 1)
         signal, offset = [0.0] * (n + 1), [0.0] * (n + 1)

@@ -1,5 +1,6 @@
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -34,12 +35,20 @@ def test_base_is_no_transformation(base):
 
 @pytest.mark.parametrize(
     "base",
-    [optax.adam(1e-3), optax.sgd(0.1), optax.contrib.muon(1e-3), optax.lion(1e-4)],
-    ids=["adam", "sgd", "muon", "lion"],
+    [
+        optax.adam(1e-3),
+        optax.sgd(0.1),
+        optax.contrib.muon(1e-3),
+        optax.lion(1e-4),
+        optax.adam(optax.linear_schedule(0.0, 1e-3, 100)),
+    ],
+    ids=["adam", "sgd", "muon", "lion", "warm-up"],
 )
 def test_base_points_downhill(base):
     with pytest.raises(ValueError, match=r"scale_by_adam"):
         po.parabolic(base)
+    with pytest.raises(ValueError, match=r"scale_by_adam"):
+        po.cautious(base)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +70,10 @@ def test_base_points_downhill(base):
         (lambda: po.track_displacement(optax.identity(), tail_share=1.5), "tail_share"),
         (lambda: po.parabolic_adam(initial_step=0.0), "initial_step"),
         (lambda: po.parabolic_adam(initial_step=-1e-3), "initial_step"),
+        (lambda: po.parabolic_adam(initial_step=float("inf")), "initial_step"),
+        (lambda: po.parabolic_adam(b1=1.5), "b1"),
+        (lambda: po.parabolic_adamw(b2=-0.5), "b2"),
+        (lambda: po.parabolic_adamw(eps=-1.0), "eps"),
         (lambda: po.parabolic_sgd(momentum=-0.1), "momentum"),
         (lambda: po.parabolic_sgd(momentum=1.5), "momentum"),
     ],
@@ -70,9 +83,17 @@ def test_constant_out_of_range(make, name):
         make()
 
 
-def test_momentum_of_one():
-    with pytest.raises(ValueError, match="momentum must be below 1"):
-        po.parabolic_sgd(momentum=1.0)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: po.parabolic_sgd(momentum=1.0), "momentum"),
+        (lambda: po.parabolic_adam(b1=1.0), "b1"),
+        (lambda: po.parabolic_adamw(b2=1), "b2"),
+    ],
+)
+def test_memory_of_one(make, name):
+    with pytest.raises(ValueError, match=f"{name} must be below 1"):
+        make()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +105,8 @@ def test_momentum_of_one():
         (lambda: po.parabolic_adam(initial_step=None), "initial_step"),
         (lambda: po.parabolic_adam(tail_power="9"), "tail_power"),
         (lambda: po.parabolic_sgd(momentum=True), "momentum"),
+        (lambda: po.parabolic_adam("0.1"), "learning_rate"),
+        (lambda: po.parabolic_adamw(True), "learning_rate"),
     ],
 )
 def test_constant_is_no_number(make, name):
@@ -142,7 +165,18 @@ def test_links_of_different_granularity():
     chain = optax.chain(
         po.track_displacement(optax.identity()), po.estimate_uncentred(per="global")
     )
-    with pytest.raises(ValueError, match=r"samples 2 parabolas.*initialised for 1.*same per"):
+    with pytest.raises(ValueError, match=r"samples 2 parabolas.*estimator knows of 1.*same per"):
+        chain.update(PARAMS, chain.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("pers", [("tensor", "global"), ("global", "tensor")])
+def test_a_rule_of_different_granularity(pers):
+    chain = optax.chain(
+        po.track_displacement(optax.identity(), per=pers[0]),
+        po.estimate_uncentred(per=pers[0]),
+        po.step_multiplicative(per=pers[1]),
+    )
+    with pytest.raises(ValueError, match=r"samples . parabolas.*rule knows of .*same per"):
         chain.update(PARAMS, chain.init(PARAMS), PARAMS)
 
 
@@ -159,6 +193,14 @@ def test_metrics_with_another_granularity():
     state = po.parabolic_adam(per={"w": 0, "b": None}).init(PARAMS)
     with pytest.raises(ValueError, match="pass the per that was given"):
         po.metrics(state)
+
+
+def test_metrics_of_several_runs_at_once():
+    optimizer = po.parabolic_adam()
+    state = jax.vmap(optimizer.init)(jax.tree.map(lambda p: jnp.stack([p, p]), PARAMS))
+    with pytest.raises(ValueError, match=r"use jax.vmap\(metrics\)"):
+        po.metrics(state)
+    assert jax.vmap(po.metrics)(state)["step_size/w"].shape == (2,)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -20,6 +20,8 @@ ALLOWED = {
     "_rounding": {"_tree"},
     **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS | PUBLISHED | WHOLE},
     "_directions": {"_types", "_tree", "_rounding"},
+    # The rule takes what a decay asks for out of the weights, in the loop that moves them.
+    "_steps": {"_types", "_tree", "_decay"},
     "_quadratic": {"_types", "_tree", "_spectrum"},
     "_regression": {"_types", "_tree", "_spectrum"},
     "_metrics": {"_types", "_tree"},
@@ -40,7 +42,7 @@ ALLOWED = {
     },
 }
 OUTSIDE = {
-    "collections", "dataclasses", "functools", "inspect", "math", "typing", "warnings",
+    "collections", "dataclasses", "functools", "math", "typing", "warnings",
     "jax", "numpy", "optax",
 }  # fmt: skip
 

@@ -1,0 +1,87 @@
+"""Parameters narrower than float32: what is kept is wide, and updates have their types."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import enable_x64
+
+import parabolic_optax as po
+
+MAKERS = {
+    "parabolic_adam": po.parabolic_adam,
+    "parabolic_adamw": po.parabolic_adamw,
+    "parabolic_sgd": po.parabolic_sgd,
+    "parabolic_muon": po.parabolic_muon,
+    "ogr": po.ogr,
+    "identity": lambda: po.parabolic(optax.identity()),
+}
+
+
+@pytest.mark.parametrize("gradient", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("name", MAKERS)
+def test_updates_have_the_parameters_types_and_the_state_keeps_its_own(name, gradient):
+    optimizer = MAKERS[name]()
+    types = (jnp.bfloat16, jnp.float16, jnp.float32)
+    params = [jnp.ones((2, 3), dtype) for dtype in types]
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.tree.map(lambda p: (p - 3.0).astype(gradient), params)
+        updates, state = optimizer.update(grads, state, params)
+        # The loop itself refuses a state that changes its types.
+        return (jax.tree.map(jnp.add, params, updates), state), updates
+
+    (after, _), updates = jax.lax.scan(step, (params, optimizer.init(params)), None, 3)
+    for tree in (after, updates):
+        assert [leaf.dtype for leaf in tree] == [jnp.dtype(dtype) for dtype in types]
+        assert np.all(np.isfinite(np.asarray([leaf.astype(jnp.float32) for leaf in tree])))
+
+
+@pytest.mark.parametrize("rate", [0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5)])
+def test_a_multiplier_of_any_type_leaves_the_updates_theirs(rate):
+    params = {"w": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.ones(3)}
+    for optimizer in (
+        po.parabolic_adam(rate),
+        po.parabolic_adam(lambda count: rate),
+        optax.inject_hyperparams(po.parabolic_adam)(rate),
+    ):
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
+
+
+def test_adams_statistics_of_narrow_parameters_do_not_stand_still():
+    """In bfloat16 a mean that keeps 0.999 of itself rounds to itself."""
+    optimizer = po.parabolic_adam()
+    params = jnp.ones(4, jnp.bfloat16)
+
+    def step(state, size):
+        _, state = optimizer.update(jnp.full(4, size, jnp.bfloat16), state, params)
+        return state, state[0].base.nu[0]
+
+    sizes = jnp.concatenate([jnp.ones(50), jnp.full(250, 1e-3)])
+    _, squares = jax.lax.scan(step, optimizer.init(params), sizes)
+    np.testing.assert_allclose(squares[-1], squares[49] * 0.999**250, 1e-3)
+
+
+def test_gradients_whose_squares_vanish_in_half_precision():
+    optimizer = po.parabolic_adam(initial_step=0.25)
+    params = jnp.ones(3, jnp.float16)
+    grads = jnp.array([1.0, 0.0, 1e-4], jnp.float16)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-0.25, 0.0, -0.25], 1e-2)
+
+
+def test_constants_of_64_bits_do_not_widen_the_state():
+    with enable_x64(True):
+        params = jnp.ones(3, jnp.float32)
+        optimizer = po.parabolic(optax.scale_by_adam(), np.float64(0.5), pooling=np.float64(0.75))
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(2.0 * params, state, params)
+            return (params + updates, state), None
+
+        (after, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, 3)
+        assert after.dtype == jnp.float32

@@ -1,0 +1,76 @@
+"""The first step of a state, and of one that has forgotten its past."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import parabolic_optax as po
+
+FAR = {"w": jnp.full((2, 2), 1e8), "b": jnp.full(2, -1e8)}
+NEAR = {"w": jnp.array([[0.123, 0.5], [-3.0, 2.0]]), "b": jnp.array([0.25, -1.0])}
+
+
+def stepped(optimizer, state, params, steps=1):
+    update = jax.jit(optimizer.update)
+    for step in range(steps):
+        grads = jax.tree.map(lambda p, sign=(-1.0) ** step: sign * p, params)
+        _, state = update(grads, state, params)
+    return state
+
+
+@pytest.mark.parametrize("mean_dtype", [None, "bfloat16"])
+def test_averages_start_anew_after_a_reset(mean_dtype):
+    optimizer = po.parabolic_adamw(mean_dtype=mean_dtype)
+    state = po.reset(stepped(optimizer, optimizer.init(FAR), FAR))
+    for after in (state, stepped(optimizer, state, NEAR)):
+        averaged = po.eval_params(after, NEAR)
+        np.testing.assert_array_equal(averaged["w"], NEAR["w"])
+        np.testing.assert_array_equal(averaged["b"], NEAR["b"])
+
+
+def test_decay_is_found_anew_after_a_reset():
+    optimizer = po.parabolic_adamw()
+    opposite = jax.tree.map(lambda p: -1000.0 * p, NEAR)
+    old = po.reset(stepped(optimizer, optimizer.init(opposite), opposite))
+    for steps in range(1, 6):
+        again, first = (
+            po.metrics(stepped(optimizer, state, NEAR, steps))["weight_decay"]
+            for state in (old, optimizer.init(NEAR))
+        )
+        np.testing.assert_allclose(again, first, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "held", [optax.scale(0.0), optax.keep_params_nonnegative()], ids=["frozen", "nonnegative"]
+)
+def test_what_is_evaluated_is_a_point_of_the_run(held):
+    """Also where a later link changes the updates of `ogr`, whose fallback waits behind them."""
+    optimizer = optax.chain(po.ogr(2), held)
+    params = {"w": jnp.array([3.0, 0.5])}
+    updates, state = optimizer.update({"w": jnp.array([0.1, 9.0])}, optimizer.init(params), params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(po.eval_params(state, params)["w"], params["w"])
+
+
+def test_means_of_the_shortest_memory_are_the_newest_sample():
+    tracker = po.track_displacement(optax.identity(), tail_power=5000.0)
+    rows = 1.0 + 0.1 * jax.random.normal(jax.random.key(0), (2300, 2))
+    state, _ = jax.lax.scan(
+        lambda state, row: (tracker.update(row, state, row)[1], None), tracker.init(rows[0]), rows
+    )
+    sampled = rows[2300 // 3 * 3 - 1]  # from step 2,048 on every third
+    np.testing.assert_array_equal(state.tail, sampled)
+
+
+def test_a_group_without_parameters_has_nothing_to_say():
+    params = {"a": jnp.ones((3, 3)), "b": jnp.ones(3)}
+    both = {"m": po.parabolic_adamw(), "n": po.parabolic_sgd()}
+    optimizer = optax.partition(both, {"a": "m", "b": "m"})
+    readings = po.metrics(stepped(optimizer, optimizer.init(params), params, 3))
+    alone = po.parabolic_adamw()
+    expected = po.metrics(stepped(alone, alone.init(params), params, 3))
+    assert readings.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(readings[name], value, 1e-5)
