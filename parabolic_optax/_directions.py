@@ -128,7 +128,8 @@ def track_displacement(
 
     Args:
       base: any optax direction that points like the gradient, such as
-        ``optax.scale_by_adam()``. It sees the gradients and every extra argument.
+        ``optax.scale_by_adam()``. It sees gradients and parameters in at least float32, and every
+        extra argument.
       anchor_power: :math:`p` of the running mean the displacement is measured from.
       tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.

@@ -43,8 +43,8 @@ def parabolic(
 
     .. math::
       \theta_{t+1} = \theta_t - \eta_t u_t, \quad
-      \log \eta_{t+1} = \log \eta_t + \rho_t \phi_t, \quad
-      \phi_t = -E[s] / E|s|
+      \log \eta_{t+1} = \log \eta_t - \rho_t \phi_t, \quad
+      \phi_t = E[s] / E|s|
 
     with :math:`u_t` the base direction. It is the chain of :func:`track_displacement`,
     :func:`estimate_uncentred`, :func:`flip_saddles` and :func:`step_multiplicative`, whose
@@ -55,10 +55,10 @@ def parabolic(
         ``optax.trace(0.9)``, ``optax.scale_by_lion()``, or a chain of such, with
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
-        schedule of the step number; 1 is right. A constant one has no lasting effect, since
-        longer or shorter steps are found to make up for it, and one below 0.1 is warned of; only
-        its change does. Where the length of the run is known, a decay to 0 at its end takes the
-        noise out of the parameters themselves.
+        schedule of the step number; 1 is right. The steps grow or shrink to make up for a
+        constant one, which then weakens weight decay alone; one below 0.1 is warned of. Where the
+        length of the run is known, a decay to 0 at its end takes the noise out of the parameters
+        themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -141,7 +141,7 @@ def parabolic_adam(
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
-    parameters), 16 bytes per parameter in float32; 12 with ``tail_power=None`` or with
+    parameters), 16 bytes per parameter, of half precision as well; 12 with ``tail_power=None`` or with
     ``mean_dtype=jnp.bfloat16``, 10 with both. A step reads gradients, parameters and state
     and writes the latter two: at least 44 bytes per parameter; 36 with either, 32 with both;
     ``optax.adamw`` keeps 8 and moves 28. The inner products must be known before anything is
@@ -214,19 +214,18 @@ def parabolic_adamw(
     where it has a minimum. Then :func:`decay_inward` also makes matrices forget what they were
     initialised with: mostly in the first few hundred steps, coordinates that a step brings nearer
     to zero decay as well (:func:`metrics` does not show that part). Loaded weights are no start to
-    forget; to train those on, give a number, such as 0. The slopes that set the step size leave out
-    the scale of the weights
-    as far as decay holds it. State and floor of the traffic
-    are those of :func:`parabolic_adam` and five numbers; the inner products are three more, which
-    read gradients, parameters and both means.
+    forget; to train those on, give a number, such as 0.
+
+    State and traffic are those of :func:`parabolic_adam`, and three inner products more where
+    there is decay.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       b1: decay of Adam's mean of gradients.
       b2: decay of Adam's mean of squared gradients.
       eps: added to the root of the latter, gradient units.
-      weight_decay: :math:`\omega`, a constant, and no other decay; None lets it be found, and the
-        start be forgotten.
+      weight_decay: :math:`\omega`, a constant, and no other decay; 0 is none. None lets it be
+        found, and the start be forgotten.
       mask: which leaves decay, a tree of bools or a function of the parameters. By default all
         of them do by a given number, as in ``optax.adamw``, and matrices by one that is found.
       per: granularity, as in :func:`parabolic`.
@@ -350,9 +349,8 @@ def parabolic_muon(
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
     The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
-    found as in :func:`parabolic_adamw`, but up to 1: with steps that are so long from the start
-    the limit on the shrinkage is what counts. The start is forgotten at a strength of 1 as well.
-    State: three buffers for matrices and four for the rest; the products of matrices cost far more
+    found as in :func:`parabolic_adamw`, both parts of it with a strength of 1 in place of 0.25 and
+    3. State: three buffers for matrices and four for the rest; the products of matrices cost far more
     than their traffic.
 
     Args:

@@ -126,7 +126,7 @@ def step_multiplicative(
     (its offset is positive: the steps are too short) or back, and how reliably:
 
     .. math::
-      \log\eta_{t+1} = \log\eta_t \pm \rho_t |\phi_t|
+      \log\eta_{t+1} = \log\eta_t - \rho_t \phi_t
         - c \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
 
     with :math:`\phi` the signal, :math:`z` the surprise, rates

@@ -33,8 +33,8 @@ class Radial(NamedTuple):
         to second order, loss units.
       overlap: of the displacement, squared parameter units.
       square: of that point itself, squared parameter units.
-      length: of the displacement, with what rounding the means adds to it, which the position
-        leaves out, parameter units; float32 of shape [n].
+      length: of the displacement as it is kept, parameter units; the position leaves out what
+        rounding the means has added to it; float32 of shape [n].
     """
 
     slope: jax.Array
