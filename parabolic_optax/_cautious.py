@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks
 
 
 def cautious(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -50,8 +50,8 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
       >>> print(step.round(1))
       [0.  3.9]
     """
-    _tree.check_direction(base)
-    _tree.check_ascent(base)
+    _checks.direction(base)
+    _checks.ascent(base)
     base = optax.with_extra_args_support(base)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

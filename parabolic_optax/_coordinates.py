@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._types import link
 
 
@@ -115,13 +115,13 @@ def ogr_diagonal(
       >>> print(p.round(2))
       [ 2. -3.]
     """
-    _tree.check_range("decay", decay, 0.0, 1.0)
+    _checks.in_range("decay", decay, 0.0, 1.0)
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):
-        _tree.check_range(name, value, 0.0)
+        _checks.in_range(name, value, 0.0)
 
     def init(params: Any) -> OgrDiagonalState:
-        _tree.check_floating(params)
-        mean = _tree.wide(params)
+        _checks.floating(params)
+        mean = _tree.wide_copy(params)
 
         def real() -> Any:
             return jax.tree.map(lambda m: jnp.zeros_like(jnp.real(m)), mean)
@@ -140,8 +140,8 @@ def ogr_diagonal(
     ) -> tuple[Any, OgrDiagonalState]:
         del extra_args
         point, gradient, square = _tree.observe(updates, params, state.mean)
-        usable = _tree.telling(square)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        usable = _tree.informative(square)
+        count = _tree.next_count(state.count)
         weight = _tree.recent_weight(count, decay, _tree.real_type(point))
         first = state.count == 0
 
@@ -168,8 +168,8 @@ def ogr_diagonal(
         trees = (point, gradient, *state[:4])
         results = [leaf(*arrays) for arrays in zip(*map(jax.tree.leaves, trees), strict=True)]
         step, *moments = (treedef.unflatten([result[i] for result in results]) for i in range(5))
-        moves = jax.tree.map(lambda s, p: jnp.where(usable, s, 0.0).astype(p.dtype), step, params)
         new = OgrDiagonalState(*moments, count=count, skipped=state.skipped)
-        return moves, _tree.taken(usable, new, state)
+        moves = _tree.step_or_stay(usable, step, params)
+        return moves, _tree.accept_or_skip(usable, new, state)
 
     return link(init, update)

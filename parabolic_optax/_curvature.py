@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _layout, _tree
 from parabolic_optax._types import Parabola, Per, Sample, link
 
 
@@ -26,7 +26,7 @@ class UncentredMoments(NamedTuple):
         return {"signal": signal, "curvature": curvature, "offset": offset}
 
     def restart(self) -> "UncentredMoments":
-        return UncentredMoments(*(jnp.zeros_like(moment) for moment in self))
+        return jax.tree.map(jnp.zeros_like, self)
 
 
 def uncentred_kernel(
@@ -95,11 +95,11 @@ def estimate_uncentred(
       >>> print(parabola.curvature, parabola.offset, parabola.signal)
       [0.5] [-2.] [1.]
     """
-    _tree.check_range("memory", memory, 0.0)
-    _tree.check_range("pooling", pooling, 0.0, 1.0)
+    _checks.in_range("memory", memory, 0.0)
+    _checks.in_range("pooling", pooling, 0.0, 1.0)
 
     def init(params: Any) -> UncentredMoments:
-        zeros = jnp.zeros(_tree.Layout.of(params, per).size + 1, jnp.float32)
+        zeros = jnp.zeros(_layout.Layout.of(params, per).size + 1, jnp.float32)
         return UncentredMoments(zeros, zeros + 0.0, zeros + 0.0)
 
     def update(
@@ -108,7 +108,7 @@ def estimate_uncentred(
         del params, extra_args
         sample = updates
         slope, position = _with_whole(sample.slope, sample.position)
-        _tree.check_same_layout(len(slope) - 1, len(state.slope) - 1, "estimator")
+        _checks.same_layout(len(slope) - 1, len(state.slope) - 1, "estimator")
         surprise = _tree.ratio(slope, state.slope_size)
         power, share = _tree.as_float32(memory, pooling)
         weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)

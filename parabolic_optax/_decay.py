@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _layout, _tree
 from parabolic_optax._types import Per, Sample, link
 
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
@@ -43,7 +43,7 @@ class DecayOutwardState(NamedTuple):
         return {"weight_decay": self.decay}
 
     def restart(self) -> "DecayOutwardState":
-        return DecayOutwardState(*(jnp.zeros_like(value) for value in self))
+        return jax.tree.map(jnp.zeros_like, self)
 
 
 class DecayInwardState(NamedTuple):
@@ -187,8 +187,8 @@ def decay_outward(
       >>> print(outward.decay, across.decay)
       [0.25] [0.]
     """
-    _tree.check_range("strength", strength, 0.0)
-    _tree.check_range("memory", memory, 0.0)
+    _checks.in_range("strength", strength, 0.0)
+    _checks.in_range("memory", memory, 0.0)
 
     def init(params: Any) -> DecayOutwardState:
         del params
@@ -199,13 +199,13 @@ def decay_outward(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayOutwardState]:
         del extra_args
-        sample, layout = updates, _tree.Layout.of(params, per)
+        sample, layout = updates, _layout.Layout.of(params, per)
         if sample.radial is None:
             raise ValueError(
                 "the decay needs the slope along the mean that is read out: give the tracker"
                 " radial=True."
             )
-        _tree.check_same_layout(sample.slope.size, layout.size, "decay")
+        _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
         slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
@@ -287,7 +287,7 @@ def decay_inward(
       >>> print(updates.round(4))
       [[-0.0299 -0.    ]]
     """
-    _tree.check_range("strength", strength, 0.0)
+    _checks.in_range("strength", strength, 0.0)
 
     def init(params: Any) -> DecayInwardState:
         del params
@@ -297,8 +297,8 @@ def decay_inward(
         updates: Sample, state: DecayInwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayInwardState]:
         del extra_args
-        sample, layout = updates, _tree.Layout.of(params, per)
-        _tree.check_same_layout(sample.slope.size, layout.size, "decay")
+        sample, layout = updates, _layout.Layout.of(params, per)
+        _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest = state.share * _tree.as_float32(strength)[0]
         # Where the sample is not usable the step is zero, and no coordinate moves inward.
         return sample._replace(inward_decay=largest * _counted(mask, params, layout)), state
@@ -306,7 +306,9 @@ def decay_inward(
     return link(init, update)
 
 
-def shrink(updates: Any, sample: Sample, step: jax.Array, params: Any, layout: _tree.Layout) -> Any:
+def shrink(
+    updates: Any, sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout
+) -> Any:
     """Updates with the decay that the links above ask for, at step sizes of shape [n]."""
     count = sample.count.astype(jnp.float32)
 
@@ -338,13 +340,13 @@ def _shrunk_inward(
     return _shrunk(update, jnp.where(inward, inward_share, share), params)
 
 
-def _counted(mask: Any, params: Any, layout: _tree.Layout) -> jax.Array:
+def _counted(mask: Any, params: Any, layout: _layout.Layout) -> jax.Array:
     """1 for each leaf, or slice of one, that decays, 0 for others."""
     decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
     return jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
 
 
-def _matrices(params: Any, layout: _tree.Layout) -> list[bool]:
+def _matrices(params: Any, layout: _layout.Layout) -> list[bool]:
     """Whether each leaf, or each of its slices, has two axes or more."""
     return [
         leaf.ndim - (axis is not None) >= 2
@@ -354,5 +356,5 @@ def _matrices(params: Any, layout: _tree.Layout) -> list[bool]:
 
 def _decaying(mask: Any, params: Any) -> list[bool]:
     """Whether each leaf decays; a mask may be a prefix of the parameters."""
-    tree = mask(params) if _tree.is_function(mask) else mask
-    return [bool(own) for own in _tree.per_leaf(tree, params)]
+    tree = mask(params) if _layout.is_function(mask) else mask
+    return [bool(own) for own in _layout.per_leaf(tree, params)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _rounding, _tree
+from parabolic_optax import _checks, _layout, _rounding, _tree
 from parabolic_optax._types import Per, Radial, Sample, link
 
 # After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
@@ -179,11 +179,11 @@ def track_displacement(
       >>> print(sample.slope, sample.position.round(2))
       [-2.] [2.81]
     """
-    _tree.check_direction(base)
-    _tree.check_range("anchor_power", anchor_power, 0.0)
+    _checks.direction(base)
+    _checks.in_range("anchor_power", anchor_power, 0.0)
     if tail_power is not None:
-        _tree.check_range("tail_power", tail_power, 0.0)
-    _tree.check_range("tail_share", tail_share, 0.0, 1.0)
+        _checks.in_range("tail_power", tail_power, 0.0)
+    _checks.in_range("tail_share", tail_share, 0.0, 1.0)
     if mean_dtype is not None and jnp.dtype(mean_dtype) != jnp.bfloat16:
         raise ValueError(
             "mean_dtype must be None, for at least float32, or jnp.bfloat16;"
@@ -192,12 +192,16 @@ def track_displacement(
     base = optax.with_extra_args_support(base)
 
     def init(params: Any) -> TrackDisplacementState:
-        _tree.check_floating(params)
-        layout = _tree.Layout.of(params, per)
+        _checks.floating(params)
+        layout = _layout.Layout.of(params, per)
+
+        def mean() -> Any:
+            return _rounding.narrow(_tree.wide_copy(params), mean_dtype)
+
         return TrackDisplacementState(
-            base=base.init(_tree.widened(params)),
-            anchor=_rounding.narrow(_tree.wide(params), mean_dtype),
-            tail=None if tail_power is None else _rounding.narrow(_tree.wide(params), mean_dtype),
+            base=base.init(_tree.widen(params)),
+            anchor=mean(),
+            tail=None if tail_power is None else mean(),
             gradient_square=jnp.zeros(layout.size, jnp.float32) if normalize else None,
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
@@ -206,9 +210,9 @@ def track_displacement(
     def update(
         updates: Any, state: TrackDisplacementState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, TrackDisplacementState]:
-        _tree.check_match(updates, params)
-        layout = _tree.Layout.of(params, per)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        _checks.match(updates, params)
+        layout = _layout.Layout.of(params, per)
+        count = _tree.next_count(state.count)
 
         # One more inner product instead of a look at every entry. It also sees gradients so
         # large that no square of theirs is a number, which would poison the base. A gradient
@@ -223,7 +227,7 @@ def track_displacement(
         def look(anchor: Any, tail: Any) -> tuple[Any, ...]:
             def begun(mean: Any) -> Any:
                 # At the first step after a restart, what is kept belongs to the forgotten past.
-                wide = _tree.widened(mean)
+                wide = _tree.widen(mean)
                 return _tree.where(count == 1, jax.tree.map(_in_type_of, params, wide), wide)
 
             wide_anchor = begun(anchor)
@@ -265,14 +269,14 @@ def track_displacement(
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
             sums = sum(jnp.sum(jnp.abs(product)) for product in products)
-            usable = _tree.telling(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
+            usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             anchor, tail = _tree.where(usable, means, (anchor, tail))
             point_products = (*products[2:], length) if radial else ()
             return usable, slope, position, point_products, minus_squares, anchor, tail
 
         def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
             minus_squares = layout.apart.inner(*squares())
-            usable = _tree.telling(-jnp.sum(minus_squares))
+            usable = _tree.informative(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
             point_products = (none, none, none, nothing) if radial else ()
@@ -281,7 +285,7 @@ def track_displacement(
         usable, slope, position, point_products, minus_squares, anchor, tail = _tree.branch(
             due, look, pass_by, state.anchor, state.tail
         )
-        skipped = jnp.where(usable, state.skipped, optax.safe_increment(state.skipped))
+        skipped = jnp.where(usable, state.skipped, _tree.next_count(state.skipped))
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
@@ -298,7 +302,7 @@ def track_displacement(
         def go(base_state: Any) -> tuple[Any, Any]:
             # In at least float32, also where the parameters are narrower: a running mean in
             # bfloat16 stands still, and squares in float16 vanish.
-            wide_params = _tree.widened(params)
+            wide_params = _tree.widen(params)
             grads = jax.tree.map(_in_type_of, updates, wide_params)
             if normalize:
                 shares = layout.spread(1.0 / size, updates)

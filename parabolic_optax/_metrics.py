@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parabolic_optax import _tree
+from parabolic_optax import _layout
 from parabolic_optax._types import Anchored, Directional, Per, Readable
 
 
@@ -62,8 +62,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
         if any(values.ndim > 1 for _, values in readings):
             raise ValueError("the state is of several runs at once: use jax.vmap(metrics)(state).")
         shared = min((values.size for _, values in readings if values.ndim), default=0) == 1
-        layout = _tree.Layout.of(anchor, "global" if shared and per == "tensor" else per)
-        paths = _tree.leaf_paths(anchor)
+        layout = _layout.Layout.of(anchor, "global" if shared and per == "tensor" else per)
+        paths = _layout.leaf_paths(anchor)
         for name, values in readings:
             if values.ndim == 0:
                 combined.setdefault(name, []).append(values)
@@ -212,9 +212,11 @@ def _replace(params: Any, means: Any, begun: jax.Array) -> Any:
     Leaves are found by where they sit, because frameworks wrap the parameters and the state
     in different containers.
     """
-    left = dict(zip(_tree.leaf_keys(means), jax.tree.leaves(means), strict=True))
-    names, leaves = _tree.leaf_paths(params), []
-    for key, name, own in zip(_tree.leaf_keys(params), names, jax.tree.leaves(params), strict=True):
+    left = dict(zip(_layout.leaf_keys(means), jax.tree.leaves(means), strict=True))
+    names, leaves = _layout.leaf_paths(params), []
+    for key, name, own in zip(
+        _layout.leaf_keys(params), names, jax.tree.leaves(params), strict=True
+    ):
         mean = left.pop(key, None)
         if mean is not None and mean.shape != own.shape:
             raise ValueError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._types import Quadratic, Span, link, stateless
 
 
@@ -72,7 +72,7 @@ def step_newton(
       [ 0.15 -2.  ]
     """
     for name, value in (("learning_rate", learning_rate), ("share", share), ("reach", reach)):
-        _tree.check_range(name, value, 0.0)
+        _checks.in_range(name, value, 0.0)
 
     def update(
         updates: Quadratic, state: optax.EmptyState, params: Any = None, **extra_args: Any
@@ -84,7 +84,7 @@ def step_newton(
                 f"step_newton steps in a Span, got {type(span).__name__}: use track_averages,"
                 " track_components or track_fixed, or step_trust_region after track_secants."
             )
-        _tree.check_match(span.gradient, params)
+        _checks.match(span.gradient, params)
         rank = vectors.shape[0]
         known = updates.eigenvalues != 0.0
         with jax.default_matmul_precision("highest"):
@@ -96,9 +96,6 @@ def step_newton(
             inside = vectors @ (newton + learning_rate * jnp.where(known, along, 0.0))
         rate = jnp.asarray(-learning_rate)
         step = _tree.axpy(rate, span.gradient, _tree.combine(inside, span.directions))
-        moves = jax.tree.map(
-            lambda x, p: jnp.where(span.usable, x, 0.0).astype(p.dtype), step, params
-        )
-        return moves, state
+        return _tree.step_or_stay(span.usable, step, params), state
 
     return link(stateless, update)

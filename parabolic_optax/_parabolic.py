@@ -8,7 +8,7 @@ import jax
 import optax
 import optax.contrib
 
-from parabolic_optax import _cautious, _curvature, _decay, _directions, _saddle, _steps, _tree
+from parabolic_optax import _cautious, _checks, _curvature, _decay, _directions, _saddle, _steps
 from parabolic_optax._types import Per
 
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
@@ -112,7 +112,7 @@ def parabolic(
       >>> print(params["w"].round(2))
       [ 2. -3.]
     """
-    _tree.check_ascent(base)
+    _checks.ascent(base)
     return _chain(
         base,
         learning_rate,
@@ -141,8 +141,8 @@ def parabolic_adam(
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
-    parameters), 16 bytes per parameter, of half precision as well; 12 with ``tail_power=None`` or with
-    ``mean_dtype=jnp.bfloat16``, 10 with both. A step reads gradients, parameters and state
+    parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or
+    with ``mean_dtype=jnp.bfloat16``, 10 with both. A step reads gradients, parameters and state
     and writes the latter two: at least 44 bytes per parameter; 36 with either, 32 with both;
     ``optax.adamw`` keeps 8 and moves 28. The inner products must be known before anything is
     written, and read gradients, parameters and both means once more. From step 2,048 on the means
@@ -350,8 +350,8 @@ def parabolic_muon(
 
     The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
     found as in :func:`parabolic_adamw`, both parts of it with a strength of 1 in place of 0.25 and
-    3. State: three buffers for matrices and four for the rest; the products of matrices cost far more
-    than their traffic.
+    3. State: three buffers for matrices and four for the rest; the products of matrices cost far
+    more than their traffic.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.
@@ -453,8 +453,8 @@ def _found_or_given(
         if inward is None:
             return found
         return optax.chain(found, _decay.decay_inward(inward, mask, per=per))
-    _tree.check_range("weight_decay", weight_decay, 0.0)
-    if _tree.concrete(weight_decay) and weight_decay == 0.0:
+    _checks.in_range("weight_decay", weight_decay, 0.0)
+    if _checks.is_number(weight_decay) and weight_decay == 0.0:
         return None
     mask = True if mask is None else mask
     return _decay.decay_outward(weight_decay, mask, always=True, per=per)
@@ -467,13 +467,13 @@ def _empty_apart(params: Any) -> Any:
 def _adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     _check_memory("b1", b1)
     _check_memory("b2", b2)
-    _tree.check_range("eps", eps, 0.0)
+    _checks.in_range("eps", eps, 0.0)
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
 def _check_memory(name: str, value: Any) -> None:
-    _tree.check_range(name, value, 0.0, 1.0)
-    if _tree.concrete(value) and value == 1.0:
+    _checks.in_range(name, value, 0.0, 1.0)
+    if _checks.is_number(value) and value == 1.0:
         raise ValueError(f"{name} must be below 1: at 1 no gradient is ever taken in.")
 
 
@@ -481,8 +481,8 @@ def _check_multiplier(learning_rate: Any) -> None:
     """Warns of a constant that looks like the rate of another optimizer."""
     if callable(learning_rate):
         return
-    _tree.check_range("learning_rate", learning_rate, 0.0)
-    if _tree.concrete(learning_rate) and 0.0 < learning_rate < _SMALL_MULTIPLIER:
+    _checks.in_range("learning_rate", learning_rate, 0.0)
+    if _checks.is_number(learning_rate) and 0.0 < learning_rate < _SMALL_MULTIPLIER:
         warnings.warn(
             f"learning_rate={learning_rate:g} is a multiplier on the step size that is found. The"
             " steps grow to make up for it, weight decay becomes weaker: leave it at 1.",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._spectrum import SpectrumState, decompose
 from parabolic_optax._types import Quadratic, Secants, link, stateless
 
@@ -75,7 +75,7 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
       >>> print([f"{value:.3f}" for value in quadratic.eigenvalues])
       ['-1.000', '3.000']
     """
-    _tree.check_rank(rank)
+    _checks.rank(rank)
 
     def init(params: Any) -> SpectrumState:
         return SpectrumState.empty(rank, _tree.real_type(params))
@@ -84,7 +84,7 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
         updates: Secants, state: SpectrumState, params: Any = None, **extra_args: Any
     ) -> tuple[Quadratic, SpectrumState]:
         del params, extra_args
-        _tree.check_same_rank(updates.frame.shape[0], rank)
+        _checks.same_rank(updates.frame.shape[0], rank)
         with jax.default_matmul_precision("highest"):
             eigenvalues, vectors, asymmetry = spectrum_kernel(updates.matrix, updates.frame)
             slopes = vectors.T @ _tree.project(updates.directions, updates.gradient, rank)
@@ -129,7 +129,7 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
       >>> print([f"{value:.3f}" for value in quadratic.eigenvalues])
       ['1.000', '3.000']
     """
-    _tree.check_range("damping", damping, 0.0)
+    _checks.in_range("damping", damping, 0.0)
 
     def update(
         updates: Quadratic, state: optax.EmptyState, params: Any = None, **extra_args: Any

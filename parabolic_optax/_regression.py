@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._spectrum import SpectrumState, decompose
 from parabolic_optax._types import Quadratic, Span, link
 
@@ -80,7 +80,7 @@ def _estimator(
     moments: Callable[[Span], tuple[jax.Array, jax.Array]],
     solve: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> optax.GradientTransformationExtraArgs:
-    _tree.check_rank(rank)
+    _checks.rank(rank)
 
     def init(params: Any) -> RegressionState:
         dtype = _tree.real_type(params)
@@ -92,7 +92,7 @@ def _estimator(
     ) -> tuple[Quadratic, RegressionState]:
         del params, extra_args
         span = updates
-        _tree.check_same_rank(span.transport.shape[0], rank)
+        _checks.same_rank(span.transport.shape[0], rank)
         with jax.default_matmul_precision("highest"):
             response, spread = (
                 span.transport @ old @ span.transport.T + new
@@ -251,7 +251,7 @@ def estimate_exact(
       >>> print(estimator.update(span, estimator.init(p), p)[0].eigenvalues)
       [6.]
     """
-    _tree.check_rank(rank)
+    _checks.rank(rank)
 
     def init(params: Any) -> SpectrumState:
         return SpectrumState.empty(rank, _tree.real_type(params))
@@ -261,8 +261,8 @@ def estimate_exact(
     ) -> tuple[Quadratic, SpectrumState]:
         del extra_args
         span = updates
-        _tree.check_same_rank(span.transport.shape[0], rank)
-        _tree.check_match(span.gradient, params)
+        _checks.same_rank(span.transport.shape[0], rank)
+        _checks.match(span.gradient, params)
 
         def product(row: Any) -> jax.Array:
             tangent = jax.tree.map(lambda x, p: x.astype(p.dtype), row, params)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parabolic_optax import _tree
+from parabolic_optax import _layout
 
 # Bits of a float32 that bfloat16 leaves out.
 _LOST = 16
@@ -102,7 +102,7 @@ def rounded(means: Any, like: Any, count: jax.Array, mean: int) -> Any:
     return treedef.unflatten(
         m
         if m.dtype == kept.dtype
-        else stochastic_kernel(m, dice(m.shape, _tree.pick(numbers, n), count))
+        else stochastic_kernel(m, dice(m.shape, _layout.pick(numbers, n), count))
         for n, (m, kept) in enumerate(zip(leaves, jax.tree.leaves(like), strict=True))
     )
 

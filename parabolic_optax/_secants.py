@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._types import Secants, link
 
 # The gate closes when noise is more than this fraction of a squared gradient change.
@@ -178,8 +178,7 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
 
     fresh = outside > tolerance
     share = 1.0 / jnp.where(fresh, outside, jnp.inf)
-    direction = jax.tree.map(lambda r: share.astype(r.dtype) * r, residual)
-    image = jax.tree.map(lambda r: share.astype(r.dtype) * r, unexplained)
+    direction, image = _tree.scale(share, residual), _tree.scale(share, unexplained)
     blame = jnp.where(fresh, 0.0, attribute(pairs.frame, inside, tolerance))
     images = _add_outer(pairs.images, blame, unexplained)
 
@@ -277,12 +276,12 @@ def track_secants(
       >>> print(abs(secants.directions).round(3), secants.matrix.round(3))
       [[0. 1.]] [[8.]]
     """
-    _tree.check_rank(rank)
-    _tree.check_range("tolerance", tolerance, 0.0, 1.0)
+    _checks.rank(rank)
+    _checks.in_range("tolerance", tolerance, 0.0, 1.0)
 
     def init(params: Any) -> TrackSecantsState:
-        _tree.check_floating(params)
-        base = _tree.wide(params)
+        _checks.floating(params)
+        base = _tree.wide_copy(params)
         zero = jnp.zeros([], jnp.int32)
         return TrackSecantsState(
             pairs=Pairs.empty(base, rank),
@@ -304,7 +303,7 @@ def track_secants(
     ) -> tuple[Secants, TrackSecantsState]:
         del extra_args
         point, gradient, square = _tree.observe(updates, params, state.base)
-        finite, good = jnp.isfinite(square), _tree.telling(square)
+        finite, good = jnp.isfinite(square), _tree.informative(square)
         # The base point of a fresh state belongs to no gradient.
         first = state.count == 0
         step = jax.tree.map(lambda x, b: jnp.where(first, 0.0, x - b), point, state.base)
@@ -321,9 +320,7 @@ def track_secants(
         cliff = ~kept & (eps * square > _tree.dot(state.gradient, state.gradient))
         usable = judged & ~cliff
         per_length = 1.0 / jnp.where(usable, moved, 1.0)
-        unit, slope = (
-            jax.tree.map(lambda x: per_length.astype(x.dtype) * x, tree) for tree in (step, rise)
-        )
+        unit, slope = _tree.scale(per_length, step), _tree.scale(per_length, rise)
         pairs = _tree.where(usable, insert(state.pairs, unit, slope, tolerance), state.pairs)
         size, along = jnp.sqrt(_tree.dot(slope, slope)), jnp.abs(_tree.dot(slope, unit))
         # |y|^2 / |s.y| is a curvature that favours the stiff directions; it has no bound
@@ -337,7 +334,7 @@ def track_secants(
         stretch = jnp.where(stuck, _SOFTER * stretch, stretch)
 
         noise, doubt = _assess(state, _tree.dot(rise, rise), square, moved)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = _tree.next_count(state.count)
         probing = kept & (count >= state.next_probe) & (state.next_probe < _NEVER)
         due = jnp.where(count < _NEVER // 2, jnp.maximum(_SECOND_PROBE, 2 * count), _NEVER)
         forward = good & kept
@@ -351,13 +348,11 @@ def track_secants(
             noise=noise,
             doubt=doubt,
             count=count,
-            returned=jnp.where(
-                kept, state.returned, jnp.asarray(optax.safe_increment(state.returned))
-            ),
+            returned=jnp.where(kept, state.returned, _tree.next_count(state.returned)),
             skipped=state.skipped,
             lost=jnp.zeros_like(state.lost),
         )
-        skipped = jnp.asarray(optax.safe_increment(state.skipped))
+        skipped = _tree.next_count(state.skipped)
         new = _tree.where(good, new, state._replace(skipped=skipped, lost=~finite))
         # One gradient that is not finite may be a fault of the data; two are the place's.
         fled = ~finite & state.lost & state.reliable & ~first

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._types import Span, link
 
 # A row whose part outside the rows before it is shorter, relative to it, is left empty.
@@ -80,11 +80,11 @@ def _track(
     `begin(params)` makes the memory, `grow(memory, gradient, step, count)` takes in a gradient
     and the last step of the parameters.
     """
-    _tree.check_range("decay", decay, 0.0, 1.0)
+    _checks.in_range("decay", decay, 0.0, 1.0)
 
     def init(params: Any) -> TrackSpanState:
-        _tree.check_floating(params)
-        point = _tree.wide(params)
+        _checks.floating(params)
+        point = _tree.wide_copy(params)
 
         def nothing() -> Any:
             return jax.tree.map(jnp.zeros_like, point)
@@ -108,8 +108,8 @@ def _track(
     ) -> tuple[Span, TrackSpanState]:
         del extra_args
         point, gradient, square = _tree.observe(updates, params, state.point)
-        usable = _tree.telling(square)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        usable = _tree.informative(square)
+        count = _tree.next_count(state.count)
         # The first sample is its own mean and has no past.
         weight = _tree.recent_weight(count, decay, _tree.real_type(point))
         first = state.count == 0
@@ -155,7 +155,7 @@ def _track(
             count=count,
             skipped=state.skipped,
         )
-        return span, _tree.taken(usable, new, state)
+        return span, _tree.accept_or_skip(usable, new, state)
 
     return link(init, update)
 
@@ -197,9 +197,9 @@ def track_averages(
       [[ 0. -1.]] [-0.5]
     """
     rank = len(scales)
-    _tree.check_rank(rank)
+    _checks.rank(rank)
     for scale in scales:
-        _tree.check_range("scales", scale, 0.0, 1.0)
+        _checks.in_range("scales", scale, 0.0, 1.0)
 
     def grow(memory: Any, gradient: Any, step: Any, count: jax.Array) -> Any:
         taken = step if of_updates else gradient
@@ -258,15 +258,15 @@ def track_components(
       >>> print(span.directions.round(3))
       [[ 0.6 -0.8]]
     """
-    _tree.check_rank(rank)
-    _tree.check_range("rate", rate, 0.0)
+    _checks.rank(rank)
+    _checks.in_range("rate", rate, 0.0)
 
     def grow(rows: Any, gradient: Any, step: Any, count: jax.Array) -> Any:
         del count
         taken = step if of_updates else gradient
         size = jnp.sqrt(_tree.dot(taken, taken))
         per_length = 1.0 / jnp.where(size > 0.0, size, 1.0)
-        unit = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, taken)
+        unit = _tree.scale(per_length, taken)
         filled = jnp.diag(_coefficients(rows, rows, rank)) > 0.5
         added = rate * _tree.project(rows, unit, rank)
         added = jnp.where(jnp.arange(rank) == jnp.sum(filled), 1.0, added)

@@ -35,7 +35,7 @@ class SpectrumState(NamedTuple):
         return {"eigenvalues": self.eigenvalues, "extremum": -self.slopes / safe}
 
     def restart(self) -> "SpectrumState":
-        return SpectrumState(*(jnp.zeros_like(values) for values in self))
+        return jax.tree.map(jnp.zeros_like, self)
 
 
 def decompose(matrix: jax.Array, symmetric: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

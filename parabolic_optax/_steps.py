@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _decay, _tree
+from parabolic_optax import _checks, _decay, _layout, _tree
 from parabolic_optax._types import Parabola, Per, link
 
 # The search for the scale ends where the parameters have moved by this fraction of their
@@ -185,17 +185,17 @@ def step_multiplicative(
       >>> print(step_sizes[19] > 100.0 * step_sizes[0], step_sizes[59] > step_sizes[19])
       True True
     """
-    _tree.check_range("initial_step", initial_step, 1e-30)
+    _checks.in_range("initial_step", initial_step, 1e-30)
     for name, value in [
         ("growth", growth),
         ("decline", decline),
         ("max_rate", max_rate),
         ("brake", brake),
     ]:
-        _tree.check_range(name, value, 0.0)
+        _checks.in_range(name, value, 0.0)
 
     def init(params: Any) -> MultiplicativeState:
-        layout = _tree.Layout.of(params, per)
+        layout = _layout.Layout.of(params, per)
         return MultiplicativeState(
             log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
             before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
@@ -210,8 +210,8 @@ def step_multiplicative(
     ) -> tuple[Any, MultiplicativeState]:
         del extra_args
         sample = updates.sample
-        layout = _tree.Layout.of(sample.update, per)
-        _tree.check_same_layout(sample.slope.size, layout.size, "rule")
+        layout = _layout.Layout.of(sample.update, per)
+        _checks.same_layout(sample.slope.size, layout.size, "rule")
         upward, downward, fastest, alarm = _tree.as_float32(growth, decline, max_rate, brake)
 
         travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _tree
+from parabolic_optax import _checks, _tree
 from parabolic_optax._types import Quadratic, link
 
 _NEWTON_STEPS = 12
@@ -124,7 +124,7 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
       >>> print(p.round(3), lengths[0].round(3))
       [ 2. -1.] 0.354
     """
-    _tree.check_range("initial_radius", initial_radius, 1e-30)
+    _checks.in_range("initial_radius", initial_radius, 1e-30)
 
     def init(params: Any) -> TrustRegionState:
         zero = jnp.zeros([], _tree.real_type(params))
@@ -176,7 +176,7 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     # step can be longer than the radius by a factor of sqrt(2).
     size = jnp.sqrt(_tree.dot(left, left))
     per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
-    outward = jax.tree.map(lambda x: per_length.astype(x.dtype) * x, left)
+    outward = _tree.scale(per_length, left)
 
     # Of the vector before it is divided by its length: see `insert` of the tracker.
     coupling = vectors.T @ (per_length * _tree.project(secants.images, left, rank))

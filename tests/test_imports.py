@@ -12,20 +12,23 @@ ROLES = {"_directions", "_decay", "_curvature", "_saddle", "_steps"}
 DIRECTIONS = {"_secants", "_quadratic", "_trust"}
 PUBLISHED = {"_spans", "_regression", "_newton"}
 WHOLE = {"_coordinates"}
+BELOW = {"_types", "_layout", "_checks", "_tree"}
 ALLOWED = {
     "_types": set(),
-    "_tree": {"_types"},
+    "_layout": {"_types"},
+    "_checks": {"_layout"},
+    "_tree": {"_checks"},
     "_spectrum": set(),
-    "_cautious": {"_types", "_tree"},
-    "_rounding": {"_tree"},
-    **{role: {"_types", "_tree"} for role in ROLES | DIRECTIONS | PUBLISHED | WHOLE},
-    "_directions": {"_types", "_tree", "_rounding"},
+    "_cautious": {"_types", "_checks"},
+    "_rounding": {"_layout"},
+    **dict.fromkeys(ROLES | DIRECTIONS | PUBLISHED | WHOLE, BELOW),
+    "_directions": {*BELOW, "_rounding"},
     # The rule takes what a decay asks for out of the weights, in the loop that moves them.
-    "_steps": {"_types", "_tree", "_decay"},
-    "_quadratic": {"_types", "_tree", "_spectrum"},
-    "_regression": {"_types", "_tree", "_spectrum"},
-    "_metrics": {"_types", "_tree"},
-    "_parabolic": {"_types", "_tree", "_cautious", *ROLES},
+    "_steps": {*BELOW, "_decay"},
+    "_quadratic": {*BELOW, "_spectrum"},
+    "_regression": {*BELOW, "_spectrum"},
+    "_metrics": {"_types", "_layout"},
+    "_parabolic": {"_types", "_checks", "_cautious", *ROLES},
     "_ogr": {"_types", "_tree", "_parabolic", *DIRECTIONS},
     "_published": {"_quadratic", *PUBLISHED},
     "__init__": {

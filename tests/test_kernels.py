@@ -6,7 +6,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parabolic_optax import _curvature, _directions, _saddle, _steps, _tree
+from parabolic_optax import _curvature, _directions, _layout, _saddle, _steps, _tree
 
 # XLA flushes subnormal numbers to 0, NumPy does not.
 finite = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
@@ -119,7 +119,7 @@ def test_first_sample_has_weight_one(power):
 def test_layout_inner_products_and_spread_agree_with_loops():
     rng = np.random.default_rng(2)
     a = {"k": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "v": jnp.ones(2)}
-    layout = _tree.Layout.of(a, {"k": -1, "v": None})
+    layout = _layout.Layout.of(a, {"k": -1, "v": None})
     assert layout.size == 5
     inner = layout.inner(a, a)
     columns = [sum(float(a["k"][i, j]) ** 2 for i in range(3)) for j in range(4)]
@@ -132,7 +132,7 @@ def test_layout_inner_products_and_spread_agree_with_loops():
 
 def test_inner_product_of_complex_numbers_is_real():
     z = [jnp.array([1.0 + 2.0j])]
-    assert _tree.Layout.of(z, "tensor").inner(z, z)[0] == 5.0
+    assert _layout.Layout.of(z, "tensor").inner(z, z)[0] == 5.0
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_inner_product_of_complex_numbers_is_real():
 def test_inner_products_of_any_shape(shape):
     """Whether they are summed by rows, all pairs in one loop, or one after the other."""
     a, b, c = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3))
-    got = _tree.Layout.of(a, "tensor").inners((a, b), (c, c), (b, c))
+    got = _layout.Layout.of(a, "tensor").inners((a, b), (c, c), (b, c))
     for value, (x, y) in zip(got, ((a, b), (c, c), (b, c)), strict=True):
         expected = np.vdot(np.asarray(x, np.float64), np.asarray(y, np.float64))
         np.testing.assert_allclose(value, [expected], atol=1e-5 * max(1, a.size))
@@ -149,13 +149,13 @@ def test_inner_products_of_any_shape(shape):
 
 def test_many_equal_terms_are_not_lost():
     a = jnp.full((100, 60_000), 0.1)
-    got = _tree.Layout.of(a, "tensor").inners((a, a), (a, -a))
+    got = _layout.Layout.of(a, "tensor").inners((a, a), (a, -a))
     np.testing.assert_allclose(jnp.concatenate(got), [6e4, -6e4], rtol=1e-3)
 
 
 def test_inner_products_are_differentiable():
     def squares(a):
-        with_itself, _ = _tree.Layout.of(a, "tensor").inners((a, a), (jnp.ones(3), jnp.ones(3)))
+        with_itself, _ = _layout.Layout.of(a, "tensor").inners((a, a), (jnp.ones(3), jnp.ones(3)))
         return with_itself[0]
 
     np.testing.assert_allclose(jax.grad(squares)(jnp.arange(3.0)), [0.0, 2.0, 4.0])

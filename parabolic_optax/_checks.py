@@ -1,0 +1,116 @@
+"""Checks of what a user passes: constants, bases, trees, and links that belong together."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from parabolic_optax import _layout
+
+
+def is_number(value: Any) -> bool:
+    """Whether a constant can be checked now, without a transfer from a device."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless low <= value <= high; an array is taken on trust."""
+    if is_number(value) and not (low <= value <= high and math.isfinite(value)):
+        raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
+    if not (is_number(value) or hasattr(value, "dtype")):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+
+
+def direction(base: Any) -> None:
+    """Raises TypeError for a base that is not a gradient transformation."""
+    if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
+        raise TypeError(
+            "base must be an optax gradient transformation, such as optax.scale_by_adam();"
+            f" got {base!r}."
+        )
+
+
+def ascent(base: optax.GradientTransformation) -> None:
+    """Raises ValueError for a base whose first step on a probe that is not 0 points downhill."""
+    probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
+    along = 0.0
+    try:
+        with jax.ensure_compile_time_eval():
+            state: Any = base.init(jnp.zeros_like(probe))
+            # The first step of a warm-up is zero.
+            for _ in range(2):
+                direction: Any
+                direction, state = base.update(probe, state, jnp.zeros_like(probe))
+                along = along or float(jnp.sum(direction * probe))
+    except Exception:
+        # A base made for its own tree, or with traced constants, is taken on trust; what is
+        # not a transformation at all is named by the tracker.
+        return
+    if along < 0.0:
+        raise ValueError(
+            "base points downhill, as complete optimizers do. Pass a direction, such as"
+            " optax.scale_by_adam() in place of optax.adam(rate), or turn it round with"
+            " optax.chain(base, optax.scale(-1.0))."
+        )
+
+
+def floating(params: Any) -> None:
+    """Raises TypeError for a parameter that is not of floating type."""
+    for name, leaf in zip(_layout.leaf_paths(params), jax.tree.leaves(params), strict=True):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"parameter {name or '(root)'} is {dtype or type(leaf).__name__}; parabolas need"
+                " floating-point arrays. Leave other leaves out with optax.partition, or with"
+                " optax.masked where nothing has a gradient for them."
+            )
+
+
+def match(updates: Any, params: Any) -> None:
+    """Raises ValueError unless the gradients have the structure and shapes of the parameters."""
+    if params is None:
+        raise ValueError(
+            "params is needed: positions are read from it. Call update(grads, state, params)."
+        )
+    if jax.tree.structure(updates) != jax.tree.structure(params):
+        raise ValueError(
+            "the gradients and the parameters are different trees:"
+            f" {jax.tree.structure(updates)} and {jax.tree.structure(params)}."
+        )
+    for name, g, p in zip(
+        _layout.leaf_paths(params), jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
+    ):
+        if jnp.shape(g) != jnp.shape(p):
+            raise ValueError(
+                f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
+                f" the parameter {jnp.shape(p)}."
+            )
+
+
+def same_layout(sampled: int, own: int, link: str) -> None:
+    """Raises ValueError unless the tracker samples as many parabolas as another link has."""
+    if sampled != own:
+        raise ValueError(
+            f"the tracker samples {sampled} parabolas, the {link} knows of {own}: give both the"
+            " same per."
+        )
+
+
+def same_rank(followed: int, rank: int) -> None:
+    """Raises ValueError unless tracker and estimator were made for as many directions."""
+    if followed != rank:
+        raise ValueError(
+            f"the tracker follows {followed} directions, this estimator was made for {rank}: give"
+            " both the same rank."
+        )
+
+
+def rank(rank: Any) -> None:
+    """Raises unless the rank, which sets shapes, is a positive Python integer."""
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"rank must be an integer, got {rank!r}.")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}.")

@@ -1,0 +1,224 @@
+"""Grouping of the leaves into parabolas, and the inner products that feed them."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from parabolic_optax._types import Axis, Per
+
+# Most terms that are summed one after the other: float32 then loses less than a thousandth.
+_ROW = 65536
+# Shorter rows leave sums that are as many as the terms.
+_SHORT = 32
+
+
+def leaf_keys(tree: Any) -> list[tuple[Any, ...]]:
+    """Where every leaf sits, as the keys that lead to it."""
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    keys = []
+    for path, node in nodes:
+        for inside, _ in jax.tree_util.tree_flatten_with_path(node)[0]:
+            # Flax NNX keeps arrays as the value of a variable; their name is the variable's.
+            wrapped = inside[:1] == (jax.tree_util.GetAttrKey("value"),)
+            keys.append(path + inside[wrapped:])
+    return keys
+
+
+def _is_variable(node: Any) -> bool:
+    return any(
+        kind.__name__ in ("Variable", "VariableState") and kind.__module__.startswith("flax.")
+        for kind in type(node).__mro__
+    )
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """Name of every leaf, such as ``dense/kernel``."""
+    return [jax.tree_util.keystr(key, simple=True, separator="/") for key in leaf_keys(tree)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which parabola each entry of each leaf belongs to; static, made while tracing.
+
+    Attributes:
+      axes: per leaf, the axis along which every slice has its own parabola, or None.
+      sizes: per leaf, its number of parabolas.
+      shared: whether all leaves share one parabola.
+    """
+
+    axes: tuple[Axis, ...]
+    sizes: tuple[int, ...]
+    shared: bool
+
+    @classmethod
+    def of(cls, tree: Any, per: Per) -> "Layout":
+        """Layout of the leaves of `tree`; raises ValueError for an impossible `per`."""
+        leaves = jax.tree.leaves(tree)
+        axes = _axes(tree, per)
+        for name, leaf, axis in zip(leaf_paths(tree), leaves, axes, strict=True):
+            if axis is not None and not -leaf.ndim <= axis < leaf.ndim:
+                raise ValueError(
+                    f"per asks for slices along axis {axis} of {name or 'the parameters'},"
+                    f" which has shape {leaf.shape}."
+                )
+        sizes = [
+            1 if axis is None else leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+        return cls(tuple(axes), tuple(sizes), shared=per == "global")
+
+    @property
+    def size(self) -> int:
+        """Number of parabolas."""
+        return 1 if self.shared else sum(self.sizes)
+
+    def inner(self, a: Any, b: Any) -> jax.Array:
+        """Inner products of two trees, one per parabola, accumulated in at least float32."""
+        return self.inners((a, b))[0]
+
+    def inners(self, *pairs: tuple[Any, Any]) -> list[jax.Array]:
+        """The same of several pairs of trees."""
+        if not self.axes:
+            return [jnp.zeros(self.size, jnp.float32) for _ in pairs]
+        leaves = zip(*(jax.tree.leaves(tree) for pair in pairs for tree in pair), strict=True)
+        parts = [_inner_leaf(each, axis) for each, axis in zip(leaves, self.axes, strict=True)]
+        stacked = jnp.concatenate([row for rows in parts for row in rows])
+        # One leaf after the other, and of every leaf one pair after the other.
+        starts = len(pairs) * np.cumsum((0, *self.sizes[:-1]))
+        blocks = [
+            start + np.arange(len(pairs) * size, dtype=np.int32).reshape(len(pairs), size)
+            for start, size in zip(starts, self.sizes, strict=True)
+        ]
+        places = np.concatenate(blocks, axis=1, dtype=np.int32)
+        return [self.pooled(stacked[place]) for place in places]
+
+    @property
+    def apart(self) -> "Layout":
+        """The same, with a parabola of its own for every leaf where all share one."""
+        return dataclasses.replace(self, shared=False)
+
+    def pooled(self, values: jax.Array) -> jax.Array:
+        """One value per parabola, from the sums that :attr:`apart` gives."""
+        return jnp.sum(values, keepdims=True) if self.shared else values
+
+    def entries(self, tree: Any) -> np.ndarray:
+        """Number of entries of `tree` per parabola, at least 1; float32."""
+        counts = [
+            np.full(size, leaf.size // max(1, size))
+            for leaf, size in zip(jax.tree.leaves(tree), self.sizes, strict=True)
+        ]
+        each = np.concatenate([np.zeros(0), *counts])
+        return np.maximum(1.0, each.sum(keepdims=True) if self.shared else each).astype(np.float32)
+
+    def spread(self, values: jax.Array, tree: Any) -> Any:
+        """One array per leaf of `tree` that broadcasts the leaf's values over it."""
+        leaves, treedef = jax.tree.flatten(tree)
+        start, spread = 0, []
+        for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
+            if self.shared or axis is None:
+                spread.append(pick(values, 0 if self.shared else start))
+            else:
+                shape = [1] * leaf.ndim
+                shape[axis] = size
+                spread.append(values[start : start + size].reshape(shape))
+            start += size
+        return treedef.unflatten(spread)
+
+    def split(self, values: jax.Array) -> list[jax.Array]:
+        """The values of each leaf: a scalar, or one entry per slice."""
+        start, parts = 0, []
+        for axis, size in zip(self.axes, self.sizes, strict=True):
+            if self.shared or axis is None:
+                parts.append(values[0 if self.shared else start])
+            else:
+                parts.append(values[start : start + size])
+            start += size
+        return parts
+
+
+def pick(values: jax.Array, index: int) -> jax.Array:
+    """The number values[index]; the compiled loops that use it do not depend on the index."""
+    # The index is data: XLA folds no array of several numbers into its code. So the loops over
+    # tensors of one shape stay the same program, which is compiled once. With the index in the
+    # code it is compiled for every tensor.
+    return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
+
+
+def _axes(tree: Any, per: Any) -> list[Any]:
+    leaves = jax.tree.leaves(tree)
+    if isinstance(per, str):
+        if per not in ("tensor", "global"):
+            raise ValueError(
+                f"per={per!r} is not known: use 'tensor', 'global', a function of a leaf's"
+                " path and the leaf, or a pytree of axes."
+            )
+        return [None] * len(leaves)
+    if is_function(per):
+        return [per(name, leaf) for name, leaf in zip(leaf_paths(tree), leaves, strict=True)]
+    # A prefix tree of axes. None means "one parabola" here, so it must count as a leaf.
+    return per_leaf(per, tree, is_leaf=lambda x: x is None)
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function, and not a tree that can be called, as modules are."""
+    bound = isinstance(value, jax.tree_util.Partial)
+    return callable(value) and (bound or jax.tree_util.all_leaves([value]))
+
+
+def per_leaf(prefix: Any, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """What a prefix of `tree` says, once for every leaf of `tree`."""
+    values: list[Any] = []
+
+    def extend(value: Any, subtree: Any) -> None:
+        values.extend([value] * len(jax.tree.leaves(subtree)))
+
+    jax.tree.map(extend, prefix, tree, is_leaf=is_leaf)
+    return values
+
+
+def _inner_leaf(trees: tuple[jax.Array, ...], axis: Axis) -> list[jax.Array]:
+    """Inner products of the first two arrays, the next two, and so on, in one row or several."""
+    products = []
+    for a, b in zip(trees[::2], trees[1::2], strict=True):
+        wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+        products.append(jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide)))
+    leaf = products[0]
+    first = _row_axis(leaf.shape) if axis is None and len(products) > 1 and _one_cpu() else None
+    if first is not None:
+        sums = _row_sums(first, *(p.astype(jnp.result_type(*products)) for p in products))
+        return [jnp.sum(each).astype(jnp.float32).reshape(1) for each in sums]
+    others = tuple(i for i in range(leaf.ndim) if axis is None or i != axis % leaf.ndim)
+    return [jnp.sum(p, axis=others).astype(jnp.float32).reshape(-1) for p in products]
+
+
+def _one_cpu() -> bool:
+    # XLA for CPUs makes a loop of every sum, each of which reads its operands anew. Sums over rows
+    # would be sent between devices that share a row; on GPUs they have not been measured.
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _row_axis(shape: tuple[int, ...]) -> int | None:
+    """First axis of the longest rows of neither too many nor too few entries, if there are any."""
+    lengths = [math.prod(shape[axis:]) for axis in range(len(shape))]
+    short = min(_SHORT, math.prod(shape))
+    return next((axis for axis, n in enumerate(lengths) if short <= n <= _ROW), None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _row_sums(first: int, *arrays: jax.Array) -> list[jax.Array]:
+    """Sums over the axes from the first one on, of several arrays of one shape in one loop."""
+    zeros = (jnp.zeros([], arrays[0].dtype),) * len(arrays)
+    axes = tuple(range(first, arrays[0].ndim))
+    return list(jax.lax.reduce(arrays, zeros, lambda a, b: tuple(map(jnp.add, a, b)), axes))
+
+
+@_row_sums.defjvp
+def _row_sums_jvp(first: int, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    # JAX cannot differentiate a reduction of several arrays backwards.
+    axes = tuple(range(first, arrays[0].ndim))
+    return _row_sums(first, *arrays), [jnp.sum(tangent, axes) for tangent in tangents]
