@@ -42,9 +42,9 @@ def ascent(base: optax.GradientTransformation) -> None:
             state: Any = base.init(jnp.zeros_like(probe))
             # The first step of a warm-up is zero.
             for _ in range(2):
-                direction: Any
-                direction, state = base.update(probe, state, jnp.zeros_like(probe))
-                along = along or float(jnp.sum(direction * probe))
+                step: Any
+                step, state = base.update(probe, state, jnp.zeros_like(probe))
+                along = along or float(jnp.sum(step * probe))
     except Exception:
         # A base made for its own tree, or with traced constants, is taken on trust; what is
         # not a transformation at all is named by the tracker.

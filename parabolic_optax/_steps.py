@@ -24,6 +24,9 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
+# Later it falls like this over t, as all rates do. With heavy-tailed noise there are alarms for
+# ever; a constant answer to each would outrun the growth and end with steps of zero.
+_BRAKE = 100.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -127,10 +130,11 @@ def step_multiplicative(
 
     .. math::
       \log\eta_{t+1} = \log\eta_t - \rho_t \phi_t
-        - c \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
+        - c_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
 
     with :math:`\phi` the signal, :math:`z` the surprise, rates
-    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down. A
+    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down, and
+    :math:`c_t = \min(c, 100/t)`. A
     sample that stands for k steps changes it k-fold, at most by a factor of 16 downwards. The
     rate of decrease stays below the rate at which the anchor forgets, so that the step
     size cannot collapse while old displacements still count.
@@ -153,7 +157,7 @@ def step_multiplicative(
       growth: :math:`R`, largest power of t at which a step size can grow.
       decline: :math:`R'`, largest power of t at which it can fall.
       max_rate: :math:`\rho_0`.
-      brake: :math:`c`: reaction to a sudden rise of the loss; 0 is none.
+      brake: :math:`c`: reaction to a sudden rise of the loss, up to step 100/c; 0 is none.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
@@ -238,7 +242,7 @@ def step_multiplicative(
             updates.surprise,
             jnp.minimum(fastest, upward / elapsed),
             jnp.minimum(fastest, downward / count),
-            jnp.where(elapsed > _BRAKE_DELAY, alarm, 0.0),
+            jnp.where(elapsed > _BRAKE_DELAY, jnp.minimum(alarm, _BRAKE / count), 0.0),
         )
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.

@@ -7,6 +7,7 @@ import numpy as np
 TINY = float(np.finfo(np.float32).tiny)
 REACH = 3e-3
 BRAKE_DELAY = 5
+BRAKE = 100.0
 
 
 def displacement(grad, param, anchor):
@@ -207,7 +208,7 @@ def trace(
                     max(surprise[i], surprise[n]),
                     min(max_rate, growth / elapsed),
                     min(max_rate, decline / count),
-                    brake if elapsed > BRAKE_DELAY else 0.0,
+                    min(brake, BRAKE / count) if elapsed > BRAKE_DELAY else 0.0,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
         before, travelled_before = moving, travelled

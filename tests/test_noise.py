@@ -9,6 +9,7 @@ import optax
 import pytest
 import reference
 
+import parabolic_optax
 from parabolic_optax import _tree, track_displacement
 
 STEPS, SEEDS, DIM = 60, 1000, 4
@@ -66,3 +67,19 @@ def test_uncentred_curvature_is_unbiased_and_centred_is_not():
     assert abs(standard_errors(uncentred)) < 4.0
     assert standard_errors(np.array(centred)) > 20.0
     assert np.mean(centred) > 4.0 * abs(np.mean(uncentred))
+
+
+@pytest.mark.parametrize("name", ["parabolic_adam", "parabolic_sgd"])
+def test_outliers_do_not_bring_a_long_run_to_a_halt(name):
+    """Heavy-tailed noise raises alarms for ever; the answers to them must not add up."""
+    optimizer = getattr(parabolic_optax, name)()
+
+    def step(carry, key):
+        params, state = carry
+        grads = 0.3 * (params - 3.0) + jax.random.t(key, 1.5, (8,))
+        updates, state = optimizer.update(grads, state, params)
+        return (params + updates, state), parabolic_optax.metrics(state)["step_size"]
+
+    carry = (jnp.zeros(8), optimizer.init(jnp.zeros(8)))
+    _, step_sizes = jax.lax.scan(step, carry, jax.random.split(jax.random.key(0), 10_000))
+    assert step_sizes[-1] > 0.02 * step_sizes[300]

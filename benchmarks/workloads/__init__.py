@@ -103,14 +103,14 @@ _AUDIT_TABLES = (
 # Networks that have been trained already.
 _DEVELOPMENT_FINETUNING = ("fashion_continued", "bible_continued", "bible_adapted")
 _CONFIRMATION_FINETUNING = ("mnist_continued", "austen_continued", "austen_adapted")
-# 40,000 to 100,000 steps of small models.
+# 20,000 to 100,000 steps of small models.
 _DEVELOPMENT_LONG = (
     "bible_transformer@horizon=50",
     "bible_gru@horizon=100",
     "diamonds_price@horizon=50",
 )
 _CONFIRMATION_LONG = (
-    "austen_transformer@horizon=160",
+    "austen_transformer@horizon=80",
     "austen_gru@horizon=160",
     "flights_embedding@horizon=100",
 )
