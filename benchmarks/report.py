@@ -68,23 +68,18 @@ def table(scores: Scores) -> str:
 
 def headline(suites: dict[str, Scores]) -> str:
     """What the README shows: ratios to tuned AdamW over all problems of each of several suites."""
-    columns = [
-        column
-        for name, scores in suites.items()
-        for column in (
-            f"{name}, {len(scores.ratios(REFERENCE))} problems",
-            "95 % interval",
-            "worst",
-        )
-    ]
+    columns = [f"{name}, {len(s.ratios(REFERENCE))} problems" for name, s in suites.items()]
     ours = [entry for entry in next(iter(suites.values())).headline if entry.decay == 0.0]
     peers = dict.fromkeys(map(_single_best_peer, suites.values()))
-    lines = _head(f"geometric mean of the ratios to {REFERENCE.label}", columns)
-    for entry in (AVERAGED, *FIXED, *ours, *filter(None, peers)):
+    lines = _head(f"mean ratio to {REFERENCE.label} (95 % interval), worst", columns)
+    for entry in (*ours, AVERAGED, *FIXED, *filter(None, peers)):
         cells = []
         for scores in suites.values():
             ratios = scores.ratios(entry)
-            cells += [_ratio(geometric_mean(ratios)), _interval(ratios), _ratio(_worst(ratios))]
+            mean, worst = _ratio(geometric_mean(ratios)), _ratio(_worst(ratios))
+            fewer = len(ratios) < len(scores.ratios(REFERENCE))
+            of = f"; {len(ratios)} problems" if fewer else ""
+            cells.append(f"{mean} ({_interval(ratios)}), {worst}{of}")
         lines.append(_row(entry.label, cells))
     return "\n".join(lines)
 

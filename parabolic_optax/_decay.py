@@ -258,8 +258,7 @@ def decay_inward(
     keeps 7.5 % of itself in all, however long the run, 51 % of what it has at step 300, and 91 % of
     what it has at step 3,000 (with no other decay). So a minimum that is found early is moved a
     little, and one that is found late hardly, where a constant decay moves it in proportion to
-    itself. Loaded weights are no start to forget, and nor are those at a :func:`reset`, after which
-    this link does nothing.
+    itself. Weights at a :func:`reset` are no start to forget, and this link then does nothing more.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0.

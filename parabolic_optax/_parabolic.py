@@ -213,8 +213,9 @@ def parabolic_adamw(
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
     where it has a minimum. Then :func:`decay_inward` also makes matrices forget what they were
     initialised with: mostly in the first few hundred steps, coordinates that a step brings nearer
-    to zero decay as well (:func:`metrics` does not show that part). Loaded weights are no start to
-    forget; to train those on, give a number, such as 0.
+    to zero decay as well (:func:`metrics` does not show that part). Loaded weights shrink like any
+    others; 0 keeps them as they are, which pays where all of them are right already, and costs
+    where a layer is new or rows are few.
 
     State and traffic are those of :func:`parabolic_adam`, and three inner products more where
     there is decay.
