@@ -52,6 +52,11 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
     """
     _checks.direction(base)
     _checks.ascent(base)
+    return masked(base)
+
+
+def masked(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """:func:`cautious` of a base that is known to point like the gradient."""
     base = optax.with_extra_args_support(base)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

@@ -28,7 +28,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       parameters came) of the displacement of all parameters together, ``count`` (steps
       taken) and ``skipped`` (steps with a gradient that was zero or not finite); and the same
       four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
-      :func:`decay_outward` also ``weight_decay``, units of the base step. For
+      :func:`decay_outward` (not with ``weight_decay=0``) also ``weight_decay``, units of the base
+      step. For
       ``partition`` into several optimizers of this package the scalars are means over them,
       and ``skipped`` is the largest.
 
@@ -59,7 +60,7 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
             details |= link.direction_readings()
     for anchor, links in _models(state):
         readings = [reading for link in links for reading in link.readings().items()]
-        if any(values.ndim > 1 for _, values in readings):
+        if any(values.ndim > (name != "count") for name, values in readings):
             raise ValueError("the state is of several runs at once: use jax.vmap(metrics)(state).")
         shared = min((values.size for _, values in readings if values.ndim), default=0) == 1
         layout = _layout.Layout.of(anchor, "global" if shared and per == "tensor" else per)
@@ -88,7 +89,8 @@ def eval_params(state: Any, params: Any) -> Any:
       params: the parameters the state belongs to.
 
     Returns:
-      A tree like `params`, in its dtypes. Leaves of which no average is kept, because no
+      A tree like `params`, in its dtypes; before the first step, and the first one after
+      :func:`reset`, the parameters themselves. Leaves of which no average is kept, because no
       optimizer of this package holds them or :func:`ogr` does, are returned as they are.
 
     Raises:
@@ -224,7 +226,12 @@ def _replace(params: Any, means: Any, begun: jax.Array) -> Any:
                 f" {mean.shape}, the parameter has {own.shape}: pass the parameters that the"
                 " state belongs to."
             )
-        leaves.append(own if mean is None else jnp.where(begun, mean.astype(own.dtype), own))
+        if mean is None:
+            leaves.append(own)
+            continue
+        # Of several runs at once, each has a count of its own.
+        counted = begun.reshape(begun.shape + (1,) * (own.ndim - begun.ndim))
+        leaves.append(jnp.where(counted, mean.astype(own.dtype), own))
     if left:
         raise ValueError(
             f"the state holds averages of {len(left)} leaves that are not among the"

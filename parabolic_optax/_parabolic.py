@@ -56,9 +56,9 @@ def parabolic(
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
         schedule of the step number; 1 is right. The steps grow or shrink to make up for a
-        constant one, which then weakens weight decay alone; one below 0.1 is warned of. Where the
-        length of the run is known, a decay to 0 at its end takes the noise out of the parameters
-        themselves.
+        constant one, but weight decay is weaker with a smaller and stronger with a larger one; one
+        below 0.1 is warned of. Where the length of the run is known, a decay to 0 at its end takes
+        the noise out of the parameters themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -256,7 +256,7 @@ def parabolic_adamw(
       [-1.  1.] 1.0
     """
     return _chain(
-        _cautious.cautious(_adam(b1, b2, eps)),
+        _cautious.masked(_adam(b1, b2, eps)),
         learning_rate,
         per=per,
         initial_step=initial_step,

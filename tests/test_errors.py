@@ -79,7 +79,7 @@ def test_base_points_downhill(base):
     ],
 )
 def test_constant_out_of_range(make, name):
-    with pytest.raises(ValueError, match=rf"{name} must lie between"):
+    with pytest.raises(ValueError, match=rf"{name} must (lie between|be at least) .* be finite"):
         make()
 
 
@@ -195,12 +195,12 @@ def test_metrics_with_another_granularity():
         po.metrics(state)
 
 
-def test_metrics_of_several_runs_at_once():
-    optimizer = po.parabolic_adam()
+@pytest.mark.parametrize("optimizer", [po.parabolic_adam(), po.ogr(2)], ids=["adam", "ogr"])
+def test_metrics_of_several_runs_at_once(optimizer):
     state = jax.vmap(optimizer.init)(jax.tree.map(lambda p: jnp.stack([p, p]), PARAMS))
     with pytest.raises(ValueError, match=r"use jax.vmap\(metrics\)"):
         po.metrics(state)
-    assert jax.vmap(po.metrics)(state)["step_size/w"].shape == (2,)
+    assert jax.vmap(po.metrics)(state)["count"].shape == (2,)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -82,4 +82,4 @@ def test_outliers_do_not_bring_a_long_run_to_a_halt(name):
 
     carry = (jnp.zeros(8), optimizer.init(jnp.zeros(8)))
     _, step_sizes = jax.lax.scan(step, carry, jax.random.split(jax.random.key(0), 10_000))
-    assert step_sizes[-1] > 0.02 * step_sizes[300]
+    assert step_sizes[-1] > 1e-3 * step_sizes[300]

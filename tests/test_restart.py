@@ -20,14 +20,32 @@ def stepped(optimizer, state, params, steps=1):
     return state
 
 
-@pytest.mark.parametrize("mean_dtype", [None, "bfloat16"])
-def test_averages_start_anew_after_a_reset(mean_dtype):
+@pytest.mark.parametrize(("mean_dtype", "rounding"), [(None, 0.0), ("bfloat16", 2.0**-7)])
+def test_averages_start_anew_after_a_reset(mean_dtype, rounding):
+    """Small leaves keep wide means, hence one of 1,600 numbers."""
+    far, near = ({"w": jnp.tile(tree["w"], (20, 20)), "b": tree["b"]} for tree in (FAR, NEAR))
     optimizer = po.parabolic_adamw(mean_dtype=mean_dtype)
-    state = po.reset(stepped(optimizer, optimizer.init(FAR), FAR))
-    for after in (state, stepped(optimizer, state, NEAR)):
-        averaged = po.eval_params(after, NEAR)
-        np.testing.assert_array_equal(averaged["w"], NEAR["w"])
-        np.testing.assert_array_equal(averaged["b"], NEAR["b"])
+    state = po.reset(stepped(optimizer, optimizer.init(far), far))
+    assert state[0].tail["w"].dtype == (mean_dtype or jnp.float32)
+    np.testing.assert_array_equal(po.eval_params(state, near)["w"], near["w"])
+    averaged = po.eval_params(stepped(optimizer, state, near), near)
+    np.testing.assert_allclose(averaged["w"], near["w"], rounding)
+    np.testing.assert_array_equal(averaged["b"], near["b"])
+
+
+def test_averages_of_several_runs_at_once():
+    """One of them has been restarted; the leaf is as long as there are runs."""
+    optimizer = po.parabolic_adam()
+    params = {"w": jnp.arange(9.0).reshape(3, 3), "b": jnp.ones((3, 2, 2))}
+    state = jax.vmap(optimizer.init)(params)
+    state = state[0]._replace(count=jnp.array([1, 0, 1], jnp.int32)), *state[1:]
+    moved = jax.tree.map(lambda p: p + 1.0, params)
+    together = po.eval_params(state, moved)
+    apart = jax.vmap(po.eval_params)(state, moved)
+    for name in params:
+        np.testing.assert_array_equal(together[name], apart[name])
+        np.testing.assert_array_equal(together[name][1], moved[name][1])
+        np.testing.assert_array_equal(together[name][2], params[name][2])
 
 
 def test_decay_is_found_anew_after_a_reset():

@@ -84,3 +84,12 @@ def test_raw_gradients_that_are_tiny_are_found_a_step_size_for():
     optimizer = po.parabolic(optax.chain(optax.scale(1e-7), optax.trace(0.9)))
     params, _ = run(optimizer, 600)
     np.testing.assert_allclose(params, 3.0, atol=1e-2)
+
+
+def test_a_start_at_zero_far_from_its_own_unit_is_made_up_for():
+    """Where the values are a millionth, the search oversteps first."""
+    wanted = 1e-6 * jnp.array([1.0, -2.0, 3.0])
+    params, _ = run(
+        po.parabolic_adam(), 300, (0.0, 0.0, 0.0), grads_of=lambda params: params - wanted
+    )
+    np.testing.assert_allclose(params, wanted, atol=1e-8)

@@ -4,8 +4,9 @@
 and is only read for the report; both were fixed before anything was tuned. *audit* was defined
 later, on data that neither has, and is run once per version. The robustness suites vary batch size,
 scale of the loss and of the initial parameters on a few problems of either set; in the moving ones
-the problem changes during the run, so that no schedule fits. *accelerator* has larger models on
-data of either set; like confirmation it is only read for the report.
+the problem changes during the run, so that no schedule fits. The long ones last 20,000 steps and
+more, those of fine-tuning start from networks that have been trained already. *accelerator* has
+larger models on data of either set; like confirmation it is only read for the report.
 """
 
 import functools
