@@ -19,8 +19,7 @@ def is_number(value: Any) -> bool:
 def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value <= high; an array is taken on trust."""
     if is_number(value) and not (low <= value <= high and math.isfinite(value)):
-        bounds = f"lie between {low} and {high}" if math.isfinite(high) else f"be at least {low}"
-        raise ValueError(f"{name} must {bounds} and be finite, got {value}.")
+        raise ValueError(f"{name} must lie between {low} and {high} and be finite, got {value}.")
     if not (is_number(value) or hasattr(value, "dtype")):
         raise TypeError(f"{name} must be a number, got {value!r}.")
 

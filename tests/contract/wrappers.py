@@ -375,7 +375,7 @@ def reset(make: Make) -> None:
     moved, state = step_of(make)(elsewhere, po.reset(state))
     # Of one sample; averages that are not in use yet wait at the point after it.
     waits = po.metrics(state).get("second_order") == 1.0
-    assert_close(po.eval_params(state, params), moved if waits else elsewhere, 1e-6)
+    assert_close(po.eval_params(state, moved), moved if waits else elsewhere, 1e-6)
     assert po.metrics(state)["count"] == 1
     assert po.metrics(state)["signal"] == 0.0
     _, state = train(step_of(make), params, state, 4)
