@@ -24,9 +24,11 @@ _JUMP = 16.0
 _ALARM = 5.0
 # Slopes are averaged over few samples just after the search; the brake waits for this many.
 _BRAKE_DELAY = 5.0
-# Later it falls like this over t, as all rates do. With heavy-tailed noise there are alarms for
-# ever; a constant answer to each would outrun the growth and end with steps of zero.
-_BRAKE = 100.0
+# Runs are long beyond here. The brake then falls like 1/t, as all rates do: with heavy-tailed noise
+# there are alarms for ever, and a constant answer to each would outrun the growth and end with
+# steps of zero. And steps fall no faster than 1/sqrt(t): the mean that is read out is rid of most
+# of the noise by then, and cannot go where the parameters do not.
+_LONG = 1000.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -130,14 +132,17 @@ def step_multiplicative(
 
     .. math::
       \log\eta_{t+1} = \log\eta_t - \rho_t \phi_t
-        - c_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5)
+        - c \ell_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5), \qquad
+      \ell_t = \min(1, 1000/t)
 
-    with :math:`\phi` the signal, :math:`z` the surprise, rates
-    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and :math:`\min(\rho_0, R'/t)` down, and
-    :math:`c_t = \min(c, 100/t)`. A
+    with :math:`\phi` the signal, :math:`z` the surprise, and rates
+    :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and
+    :math:`\min(\rho_0, R' (1 + \ell_t) / 2t)` down. A
     sample that stands for k steps changes it k-fold, at most by a factor of 16 downwards. The
     rate of decrease stays below the rate at which the anchor forgets, so that the step
-    size cannot collapse while old displacements still count.
+    size cannot collapse while old displacements still count. In long runs it is half of that, so
+    that steps fall no faster than :math:`1/\sqrt t`: a mean over ever more of them is rid of their
+    noise without that, and cannot go where they do not.
 
     At the start a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
@@ -155,9 +160,9 @@ def step_multiplicative(
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
       growth: :math:`R`, largest power of t at which a step size can grow.
-      decline: :math:`R'`, largest power of t at which it can fall.
+      decline: :math:`R'`, largest power of t at which it can fall; half of that in long runs.
       max_rate: :math:`\rho_0`.
-      brake: :math:`c`: reaction to a sudden rise of the loss, up to step 100/c; 0 is none.
+      brake: :math:`c`: reaction to a sudden rise of the loss; 0 is none.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
@@ -169,7 +174,8 @@ def step_multiplicative(
       TypeError: a constant is not a number.
 
     Source:
-      This package.
+      This package; that steps of averaged parameters should fall more slowly than 1/t: Polyak and
+      Juditsky, SIAM J. Control Optim. 30, 1992.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, parabolic_optax as po
@@ -236,13 +242,14 @@ def step_multiplicative(
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
         elapsed = jnp.maximum(1.0, count - search_end.astype(jnp.float32))
+        short = jnp.minimum(1.0, _LONG / count)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
             drive,
             updates.surprise,
             jnp.minimum(fastest, upward / elapsed),
-            jnp.minimum(fastest, downward / count),
-            jnp.where(elapsed > _BRAKE_DELAY, jnp.minimum(alarm, _BRAKE / count), 0.0),
+            jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / count),
+            jnp.where(elapsed > _BRAKE_DELAY, alarm * short, 0.0),
         )
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.

@@ -7,7 +7,7 @@ import numpy as np
 TINY = float(np.finfo(np.float32).tiny)
 REACH = 3e-3
 BRAKE_DELAY = 5
-BRAKE = 100.0
+LONG = 1000.0
 
 
 def displacement(grad, param, anchor):
@@ -189,6 +189,7 @@ def trace(
         if searching:
             last_search = count
         elapsed = max(1, count - last_search)
+        short = min(1.0, LONG / count)
         blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * count, 1e-30))
         moving = list(log_step)
         params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
@@ -207,8 +208,8 @@ def trace(
                     drive,
                     max(surprise[i], surprise[n]),
                     min(max_rate, growth / elapsed),
-                    min(max_rate, decline / count),
-                    min(brake, BRAKE / count) if elapsed > BRAKE_DELAY else 0.0,
+                    min(max_rate, decline * (1.0 + short) / (2.0 * count)),
+                    brake * short if elapsed > BRAKE_DELAY else 0.0,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
         before, travelled_before = moving, travelled
