@@ -131,6 +131,23 @@ def test_turning_the_slopes_round_turns_the_signal_round():
     assert np.all(np.abs(one.signal) > 0.0)
 
 
+def test_steps_fall_more_slowly_in_a_long_run():
+    rule, params = po.step_multiplicative(), jnp.ones(4)
+
+    def step(state, count):
+        one = jnp.ones(1)
+        sample = po.Sample(params, one, one, count, jnp.float32(1.0), jnp.array(True))
+        # The mean of the past is the better place, for certain.
+        parabola = po.Parabola(sample, one, -one, one, one)
+        _, state = rule.update(parabola, state, params)
+        return state, po.metrics(state)["step_size"]
+
+    _, sizes = jax.lax.scan(step, rule.init(params), jnp.arange(1, 64_001))
+    power = np.diff(np.log(sizes[jnp.array([500, 1_000, 32_000, 64_000]) - 1])) / np.log(2.0)
+    np.testing.assert_allclose(power[0], -1.0, atol=0.01)
+    np.testing.assert_allclose(power[2], -0.5, atol=0.02)
+
+
 def test_one_tensor_is_the_whole():
     def loss(p):
         return jnp.sum(jnp.array([1.0, 30.0, 4.0]) * (p - jnp.array([2.0, -3.0, 1.0])) ** 2)
