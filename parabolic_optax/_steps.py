@@ -26,8 +26,8 @@ _ALARM = 5.0
 _BRAKE_DELAY = 5.0
 # Runs are long beyond here. The brake then falls like 1/t, as all rates do: with heavy-tailed noise
 # there are alarms for ever, and a constant answer to each would outrun the growth and end with
-# steps of zero. And steps fall no faster than 1/sqrt(t): the mean that is read out is rid of most
-# of the noise by then, and cannot go where the parameters do not.
+# steps of zero. And steps come to fall no faster than 1/sqrt(t): averaging has removed most of the
+# noise by then, and steps that shrink too fast would keep the averaged parameters from moving on.
 _LONG = 1000.0
 
 
@@ -137,12 +137,13 @@ def step_multiplicative(
 
     with :math:`\phi` the signal, :math:`z` the surprise, and rates
     :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and
-    :math:`\min(\rho_0, R' (1 + \ell_t) / 2t)` down. A
+    :math:`\min(\rho_0, R' (1 + \ell_t) / (2t))` down. A
     sample that stands for k steps changes it k-fold, at most by a factor of 16 downwards. The
     rate of decrease stays below the rate at which the anchor forgets, so that the step
-    size cannot collapse while old displacements still count. In long runs it is half of that, so
-    that steps fall no faster than :math:`1/\sqrt t`: a mean over ever more of them is rid of their
-    noise without that, and cannot go where they do not.
+    size cannot collapse while old displacements still count. Beyond step 1,000 it goes over to
+    :math:`R'/(2t)`, so that steps, the brake aside, come to fall no faster than
+    :math:`1/\sqrt t`: averaging has removed most of the noise by then, and steps that shrink too
+    fast would keep the averaged parameters from moving on.
 
     At the start a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
@@ -160,9 +161,11 @@ def step_multiplicative(
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
       growth: :math:`R`, largest power of t at which a step size can grow.
-      decline: :math:`R'`, largest power of t at which it can fall; half of that in long runs.
+      decline: :math:`R'`, largest power of t at which it can fall; it goes over to half of that
+        beyond step 1,000.
       max_rate: :math:`\rho_0`.
-      brake: :math:`c`: reaction to a sudden rise of the loss; 0 is none.
+      brake: :math:`c`: reaction to a sudden rise of the loss, up to step 1,000; it falls like 1/t
+        from there. 0 is none.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
