@@ -123,8 +123,7 @@ def track_displacement(
     2,047, then every third until step 4,095, and so on until every ninth from step 8,192 on. A
     sample stands for the steps since the last one, in the means as well; the steps between cost
     little more than the base's. (From step 81,920 on samples become rarer still, since float32
-    would round their weight away.) On GPUs, which cannot branch without the host, the steps
-    between cost as much as the samples.
+    would round their weight away.)
 
     Args:
       base: any optax direction that points like the gradient, such as
@@ -318,7 +317,7 @@ def track_displacement(
                 jax.tree.map(lambda s, like: jnp.asarray(s, like.dtype), base_state, moved),
             )
 
-        update, base_state = _tree.branch(usable, go, stay, state.base)
+        update, base_state = _tree.choose(usable, go, stay, state.base)
         sample = Sample(
             update=update,
             slope=slope,

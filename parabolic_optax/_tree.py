@@ -97,16 +97,22 @@ def where(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def branch(condition: jax.Array, do: Any, skip: Any, *operands: Any) -> Any:
-    """`do` of the operands where the scalar condition holds, else `skip`.
-
-    Only one of them runs, except on GPUs: to branch, these would have to wait for the host.
-    """
+    """`do` of the operands where the scalar condition holds, else `skip`; only one of them runs."""
     if not isinstance(condition, jax.core.Tracer):
         # Outside of jit a cond would be compiled anew in every step.
         return do(*operands) if condition else skip(*operands)
-    if jax.default_backend() == "gpu":
-        return where(condition, do(*operands), skip(*operands))
     return jax.lax.cond(condition, do, skip, *operands)
+
+
+def choose(condition: jax.Array, do: Any, skip: Any, *operands: Any) -> Any:
+    """The same, for a `skip` that is rare and costs nothing.
+
+    On GPUs both run: XLA puts the choice into the loops that use the result, which a branch has
+    to store.
+    """
+    if isinstance(condition, jax.core.Tracer) and jax.default_backend() == "gpu":
+        return where(condition, do(*operands), skip(*operands))
+    return branch(condition, do, skip, *operands)
 
 
 def observe(updates: Any, params: Any, like: Any) -> tuple[Any, Any, jax.Array]:
