@@ -72,7 +72,7 @@ SUITES = {
     "confirmation-robustness": Suite((*_ROBUST, *_STEPS), 1000, 9),
     "audit": Suite(_ALL, 3000, 5),
     "audit-tables": Suite(_ALL, 4000, 5),
-    "accelerator": Suite((*_MAIN, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
+    "accelerator": Suite((*_ROBUST, "parabolic_muon", "adam_constant", "adam_cosine"), 2000, 3),
 }
 
 
