@@ -15,6 +15,7 @@ import pytest
 from benchmarks import alarm, data, optimizers, records, report, run, scores, workloads
 from benchmarks.training import PIECES, Trainer, piece_length
 from benchmarks.tuning import climb, tune
+from benchmarks.workloads import __main__ as table_of_problems
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Compiling these takes a good part of the time of all others together.
@@ -92,6 +93,18 @@ def test_scattered_workloads_get_more_seeds():
 def test_every_workload_is_in_a_suite():
     named = {name.partition("@")[0] for names in workloads.SUITES.values() for name in names}
     assert named == set(workloads.MAKERS)
+
+
+def test_table_of_problems(capsys):
+    assert table_of_problems.main(["smoke"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "| problem | rows | held out | parameters | batch | steps | epochs |"
+    # 442 patients, ten columns and a bias; 64 rows in each of 100 steps.
+    assert rows[0] == "| diabetes_linear | 342 | 100 | 11 | 64 | 100 | 18.7 |"
+    assert len(rows) == 2
+    with pytest.raises(SystemExit):
+        table_of_problems.main(["nonsense"])
+    assert "unknown suite 'nonsense'; known are smoke, " in capsys.readouterr().err
 
 
 def test_variations():
