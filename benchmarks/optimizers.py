@@ -12,7 +12,9 @@ import optax
 import optax.contrib
 
 import parabolic_optax as po
+from parabolic_optax._decay import shrink
 from parabolic_optax._demo.optimizers import with_tail_mean
+from parabolic_optax._layout import Layout
 
 Setting = Mapping[str, Any]
 
@@ -120,6 +122,24 @@ def peer(name: str, make: Callable[[], Any], readout=None) -> Optimizer:
     )
 
 
+def with_found_decay(setting: Setting, steps: int) -> optax.GradientTransformation:
+    """`parabolic_adamw` at a rate that is given: its direction, decay and mean, no parabolas."""
+
+    def update(sample, state, params=None, **extra_args):
+        del extra_args
+        layout = Layout.of(params, "tensor")
+        step = jnp.full(layout.size, setting["rate"])
+        moved = jax.tree.map(lambda u: setting["rate"] * u, sample.update)
+        return shrink(moved, sample, step, params, layout), state
+
+    return optax.chain(
+        po.track_displacement(po.cautious(optax.scale_by_adam()), radial=True),
+        po.decay_outward(0.25),
+        po.decay_inward(3.0),
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update),
+    )
+
+
 def _muon() -> optax.GradientTransformation:
     return optax.chain(optax.contrib.muon(1.0), optax.scale(-1.0))
 
@@ -191,6 +211,14 @@ OPTIMIZERS = {
         _fixed("adam_cosine_fixed", optax.scale_by_adam, cosine=1.0, rate=0.016),
         _fixed("adam_constant_fixed", optax.scale_by_adam, cosine=0.0, rate=0.008),
         _fixed("muon_cosine_fixed", _muon, cosine=1.0, rate=0.016),
+        Optimizer(
+            "adamw_found_fixed",
+            "fixed",
+            with_found_decay,
+            {"rate": 0.008},
+            results=("readout", "last"),
+            readout=po.eval_params,
+        ),
         *_tuned("sgd", with_rate(_momentum), 2e-2),
         _tuned("muon", with_rate(_muon), 4e-3)[1],
         peer("adam_default", lambda: optax.adam(1e-3)),
