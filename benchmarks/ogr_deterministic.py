@@ -188,13 +188,30 @@ def draw(record: dict) -> None:
     figure.savefig(RESULTS / "ogr_deterministic.png", dpi=110)
 
 
+def print_tables(record: dict, console: Console) -> None:
+    table = Table("loss at", "500", "1,000", "2,000", box=None)
+    for label, runs in record["curves"].items():
+        for name, curve in tuned(runs).items():
+            if len(curve) == len(GRID):
+                at = [
+                    f"{curve[np.searchsorted(GRID, n, 'right') - 1]:.1e}" for n in (500, 1000, 2000)
+                ]
+                table.add_row(f"{label}, {name}", *at)
+    console.print(table)
+    print(summary(record))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", nargs="+", default=list(SUITES), choices=list(SUITES))
     parser.add_argument("--solver", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
+    parser.add_argument("--table", action="store_true", help="print what is stored, solve nothing")
     options = parser.parse_args()
     path, console = RESULTS / "ogr_deterministic.json", Console(width=120)
     record = json.loads(path.read_text("utf-8")) if path.exists() else {"curves": {}, "seconds": {}}
+    if options.table:
+        print_tables(record, console)
+        return
     record["environment"], record["grid"] = environment(), GRID.tolist()
     for suite in options.suite:
         build, wide = SUITES[suite]
@@ -208,16 +225,7 @@ def main() -> None:
                         record["seconds"].setdefault(label, {})[name] = round(seconds, 2)
                     console.print(f"{suite} {batch.labels[0]} {name}: {seconds:.1f} s")
                 path.write_text(json.dumps(record) + "\n", "utf-8")
-    table = Table("loss at", "500", "1,000", "2,000", box=None)
-    for label, runs in record["curves"].items():
-        for name, curve in tuned(runs).items():
-            if len(curve) == len(GRID):
-                at = [
-                    f"{curve[np.searchsorted(GRID, n, 'right') - 1]:.1e}" for n in (500, 1000, 2000)
-                ]
-                table.add_row(f"{label}, {name}", *at)
-    console.print(table)
-    print(summary(record))
+    print_tables(record, console)
     draw(record)
 
 

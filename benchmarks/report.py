@@ -1,7 +1,7 @@
 """Tables and pictures from the stored records: ``python -m benchmarks.report``.
 
-Nothing is trained here. ``--headline`` prints the table that the README shows, ``--table`` that of
-`benchmarks/README.md`.
+Nothing is trained here. ``--headline`` and ``--parts`` print the tables that the README shows,
+``--table`` those of `benchmarks/README.md`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from benchmarks import records
 from benchmarks.scores import (
     AVERAGED,
     FIXED,
+    PARTS,
     REFERENCE,
     UNDECAYED,
     Entry,
@@ -83,6 +84,19 @@ def headline(suites: dict[str, Scores]) -> str:
             of = f"; {len(ratios)} problems" if fewer else ""
             cells.append(f"{mean} ({_interval(ratios)}), {worst}{of}")
         lines.append(_row(entry.label, cells))
+    return "\n".join(lines)
+
+
+def parts(suites: dict[str, Scores]) -> str:
+    """What the README shows of the parts of the method: ratios of one entry to another."""
+    columns = [*suites, f"all {sum(len(s.ratios(REFERENCE)) for s in suites.values())}", "won"]
+    lines = _head("mean ratio (95 % interval)", columns)
+    for label, one, other in PARTS:
+        each = [scores.ratios(one, other) for scores in suites.values()]
+        every = np.concatenate(each)
+        cells = [_ratio(geometric_mean(ratios)) for ratios in each]
+        cells += [f"{_ratio(geometric_mean(every))} ({_interval(every)})"]
+        lines.append(_row(label, [*cells, _percent(float(np.mean(every < 1.0)))]))
     return "\n".join(lines)
 
 
@@ -243,14 +257,14 @@ def robustness(scores: Scores) -> str:
         for kind in set(kinds):
             group = groups.setdefault((workload, optimizer, kind), {})
             group[variation.partition("=")[2] or "default"] = loss
-    lines = _head("held-out loss over the median of the line", ["varied", "", "worst"])
+    lines = _head("held-out loss over the median of the line", ["varied", "", "farthest"])
     for (workload, optimizer, kind), losses in groups.items():
         if len(losses) < 2:
             continue
         middle = float(np.median(list(losses.values())))
         cells = ", ".join(f"{value}: {_ratio(loss / middle)}" for value, loss in losses.items())
-        worst = max(losses.values()) / middle
-        lines.append(_row(f"{workload}, {optimizer}()", [kind, cells, _ratio(worst)]))
+        farthest = max(max(losses.values()) / middle, middle / min(losses.values()))
+        lines.append(_row(f"{workload}, {optimizer}()", [kind, cells, _ratio(farthest)]))
     return "\n".join(lines)
 
 
@@ -284,10 +298,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", choices=SUITES, default="confirmation")
     parser.add_argument("--table", action="store_true", help="only the table of all workloads")
     parser.add_argument("--headline", action="store_true", help="only the table of the README")
+    parser.add_argument("--parts", action="store_true", help="only what the parts are worth")
     parser.add_argument("--results", type=pathlib.Path, default=records.RESULTS, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    if options.headline:
-        print(headline({suite: load(suite, options.results) for suite in HEADLINE_SUITES}))
+    if options.headline or options.parts:
+        suites = {suite: load(suite, options.results) for suite in HEADLINE_SUITES}
+        print(headline(suites) if options.headline else parts(suites))
         return 0
     scores = load(options.suite, options.results)
     if not scores.records:

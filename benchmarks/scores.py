@@ -51,6 +51,23 @@ FIXED = (
     Entry("AdamW, constant, averaged, 0.008, 0.1 for all", "adam_constant_fixed", "readout", 0.1),
     Entry("Muon, cosine, 0.016, 0.01 for all", "muon_cosine_fixed", "last", decay=0.01),
     Entry("Muon, cosine, 0.016, 0.1 for all", "muon_cosine_fixed", "last", decay=0.1),
+    Entry("parabolic_adamw() at 0.016 for all", "adamw_found_0.016", "readout"),
+    Entry("parabolic_adamw() at 0.032 for all", "adamw_found_0.032", "readout"),
+)
+
+# What is compared with what to tell what a part of the method is worth.
+_ADAM, _FOUND, _FOUND_LONG = FIXED[2], FIXED[6], FIXED[7]
+_RULE, _DIRECTION, _MUON = (
+    Entry(f"{name}()", name, "readout", decay=0.0)
+    for name in ("parabolic_adam", "parabolic_adamw", "parabolic_muon")
+)
+PARTS = (
+    ("`parabolic_adam()`, to Adam averaged at 0.008 for all", _RULE, _ADAM),
+    ("the same, to Adam averaged at the best rate for each", _RULE, AVERAGED),
+    ("`parabolic_adamw()`, to itself at 0.016 for all", _DIRECTION, _FOUND),
+    ("`parabolic_adamw()`, to itself at 0.032 for all", _DIRECTION, _FOUND_LONG),
+    ("`parabolic_adamw()`, to `parabolic_adam()`", _DIRECTION, _RULE),
+    ("`parabolic_muon()`, to Muon with cosine, tuned for each", _MUON, TUNED[-1]),
 )
 
 # Ours that are shown where not all can be, in the README and in pictures.

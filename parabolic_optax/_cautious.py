@@ -69,4 +69,5 @@ def masked(base: optax.GradientTransformation) -> optax.GradientTransformationEx
 def _agreeing(direction: jax.Array, gradient: jax.Array) -> jax.Array:
     # By its sign, since the product of two small numbers would be rounded to zero.
     along = jnp.real(jnp.conj(jnp.sign(gradient)).astype(direction.dtype) * direction)
-    return jnp.where(along >= 0.0, direction, jnp.zeros_like(direction))
+    # What is not a number stays visible.
+    return jnp.where(along < 0.0, jnp.zeros_like(direction), direction)

@@ -80,13 +80,12 @@ def match(updates: Any, params: Any) -> None:
             "the gradients and the parameters are different trees:"
             f" {jax.tree.structure(updates)} and {jax.tree.structure(params)}."
         )
-    for name, g, p in zip(
-        _layout.leaf_paths(params), jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
-    ):
+    pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
+    for number, (g, p) in enumerate(pairs):
         if jnp.shape(g) != jnp.shape(p):
+            name = _layout.leaf_paths(params)[number] or "(root)"
             raise ValueError(
-                f"the gradient of {name or '(root)'} has shape {jnp.shape(g)},"
-                f" the parameter {jnp.shape(p)}."
+                f"the gradient of {name} has shape {jnp.shape(g)}, the parameter {jnp.shape(p)}."
             )
 
 

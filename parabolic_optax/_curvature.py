@@ -63,7 +63,8 @@ def estimate_uncentred(
     One tensor's slopes are noisy, and where the direction is scaled already, as Adam's is,
     tensors that lengthen and shorten their steps apart only disturb each other. The signal of
     each parabola is therefore pooled with that of the whole, and the curvature is computed from
-    the pooled one.
+    the pooled one. A tensor that has had no gradient yet, or has not moved, takes size and position
+    of the whole as well, so that its steps grow and shrink with those of all.
 
     Args:
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of
@@ -120,12 +121,18 @@ def estimate_uncentred(
         )
         state = _tree.where(sample.stride > 0, fitted, state)
 
-        signal, _, offset = jax.vmap(uncentred_kernel)(*state)
+        signal, _, _ = jax.vmap(uncentred_kernel)(*state)
         pooled = (1.0 - share) * signal[:-1] + share * signal[-1]
+        # Where there was no gradient yet, or no motion, the whole speaks for the tensor: its step
+        # size has to keep up for when there is.
+        size, place = (
+            jnp.where(mean[:-1] > 0.0, mean[:-1], mean[-1])
+            for mean in (state.slope_size, state.position)
+        )
         parabola = Parabola(
             sample=sample,
-            curvature=_tree.ratio(pooled * state.slope_size[:-1], state.position[:-1]),
-            offset=offset[:-1],
+            curvature=_tree.ratio(pooled * size, place),
+            offset=-place,
             signal=pooled,
             # A tensor must heed an alarm of the whole; the whole, that of a tensor, need not.
             surprise=jnp.maximum(surprise[:-1], surprise[-1]),

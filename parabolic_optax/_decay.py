@@ -130,8 +130,10 @@ def decay_outward(
 
     while on a problem with a minimum, such as least squares or a physics-informed network,
     :math:`\phi` comes to zero, and the minimum is not moved. So one strength :math:`\omega` serves
-    both. The means look back over a fixed fraction of the run, and weights shrink no faster than
-    the run gets longer.
+    both. (Without any noise and from inside, it does not come to zero while decay and step are in
+    balance short of the minimum, which is then approached slowly. Where a minimum is to be met
+    exactly, take a strength of 0.) The means look back over a fixed fraction of the run, and
+    weights shrink no faster than the run gets longer.
 
     Where decay holds the weights the loss goes on asking for larger ones, which says nothing about
     the step size: longer steps only make the decay stronger. So the scale is left to the two of

@@ -13,7 +13,7 @@ from parabolic_optax._types import Per, Radial, Sample, link
 _DENSE = 1024
 # Largest k / 2, and the steps from which on it grows again, because the weight of one sample is
 # then so small that float32 would round most of its effect on a mean away.
-_SPARSE, _LONG = 4, 16384
+_SPARSE, _ROUNDING = 4, 16384
 
 # Gradients are normalized by a mean of their squares that forgets them in 1,000 steps. Those that
 # vanish at a minimum then still shorten the steps; with a short memory they keep their length, and
@@ -55,6 +55,18 @@ class TrackDisplacementState(NamedTuple):
         square = self.gradient_square
         forgotten = None if square is None else jnp.zeros_like(square)
         return self._replace(count=jnp.zeros_like(self.count), gradient_square=forgotten)
+
+
+class _Seen(NamedTuple):
+    """What a step learns before the base moves: of the gradient, and in a sample of the loss."""
+
+    usable: jax.Array
+    slope: jax.Array
+    position: jax.Array
+    radial: Radial | None
+    minus_squares: jax.Array
+    anchor: Any
+    tail: Any
 
 
 def displacement_kernel(slope_dot: jax.Array, square: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -223,38 +235,41 @@ def track_displacement(
         stride = _stride(count)
         due = jax.lax.rem(count, stride) == 0
 
-        def look(anchor: Any, tail: Any) -> tuple[Any, ...]:
+        def look(anchor: Any, tail: Any) -> _Seen:
             def begun(mean: Any) -> Any:
                 # At the first step after a restart, what is kept belongs to the forgotten past.
                 wide = _tree.widen(mean)
                 return _tree.where(count == 1, jax.tree.map(_in_type_of, params, wide), wide)
 
-            wide_anchor = begun(anchor)
-            averaged = None if tail_power is None else begun(tail)
-            displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, wide_anchor)
-            means, share = (_pull(wide_anchor, params, _weight(count, anchor_power)), None), 0.0
+            origin, weight = begun(anchor), _weight(stride, count, anchor_power)
+            means, share, point = (_pull(origin, params, weight), None), 0.0, params
+            displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, origin)
             if tail_power is not None:
-                weight = _weight(count, tail_power)
+                point, weight = begun(tail), _weight(stride, count, tail_power)
                 # From the tail before this sample: XLA would store the one after it on the way.
                 share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
                 displacement = jax.tree.map(
                     lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
                     displacement,
-                    averaged,
+                    point,
                     params,
                 )
-                means = (means[0], _pull(averaged, params, weight))
-            point = params if averaged is None else averaged
+                means = (means[0], _pull(point, params, weight))
             with_point = [(updates, point), (displacement, point), (point, point)]
-            *products, minus_squares = layout.apart.inners(
+            slope_dot, square, *along_point, minus_squares = layout.apart.inners(
                 (updates, displacement),
                 (displacement, displacement),
                 *(with_point if radial else []),
                 squares(),
             )
-            slope_dot, square = layout.pooled(products[0]), layout.pooled(products[1])
-            slope, position = jax.vmap(displacement_kernel)(slope_dot, square)
-            length = position
+            # The loops that write have to wait for all inner products. Where they need not, XLA for
+            # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
+            # a loop that also reduces is slower than one more that only reads.
+            sums = sum(jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *along_point))
+            usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
+            square = layout.pooled(square)
+            slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)
+            position = length
             if mean_dtype is not None:
                 # The part of the length that rounding the means has added. It would end the search
                 # for the scale before it begins.
@@ -264,27 +279,25 @@ def track_displacement(
                     _rounding.rounded(mean, kept, count, mean=n)
                     for n, (mean, kept) in enumerate(zip(means, (anchor, tail), strict=True))
                 )
-            # The loops that write have to wait for all inner products. Where they need not, XLA for
-            # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
-            # a loop that also reduces is slower than one more that only reads.
-            sums = sum(jnp.sum(jnp.abs(product)) for product in products)
-            usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
-            anchor, tail = _tree.where(usable, means, (anchor, tail))
-            point_products = (*products[2:], length) if radial else ()
-            return usable, slope, position, point_products, minus_squares, anchor, tail
+            return _Seen(
+                usable,
+                slope,
+                position,
+                Radial(*along_point, length=length) if radial else None,
+                minus_squares,
+                *_tree.where(usable, means, (anchor, tail)),
+            )
 
-        def pass_by(anchor: Any, tail: Any) -> tuple[Any, ...]:
+        def pass_by(anchor: Any, tail: Any) -> _Seen:
             minus_squares = layout.apart.inner(*squares())
             usable = _tree.informative(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
-            point_products = (none, none, none, nothing) if radial else ()
-            return usable, nothing, nothing, point_products, minus_squares, anchor, tail
+            along_point = Radial(none, none, none, nothing) if radial else None
+            return _Seen(usable, nothing, nothing, along_point, minus_squares, anchor, tail)
 
-        usable, slope, position, point_products, minus_squares, anchor, tail = _tree.branch(
-            due, look, pass_by, state.anchor, state.tail
-        )
-        skipped = jnp.where(usable, state.skipped, _tree.next_count(state.skipped))
+        seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
+        skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
@@ -292,7 +305,7 @@ def track_displacement(
         gradient_square, size = state.gradient_square, jnp.ones(layout.size, jnp.float32)
         if gradient_square is not None:
             size, fitted = jax.vmap(gradient_size_kernel, in_axes=(0, 0, None))(
-                -layout.pooled(minus_squares) / layout.entries(params),
+                -layout.pooled(seen.minus_squares) / layout.entries(params),
                 gradient_square,
                 _tree.recent_weight(count, _DECAY, jnp.float32),
             )
@@ -320,16 +333,21 @@ def track_displacement(
         update, base_state = _tree.choose(usable, go, stay, state.base)
         sample = Sample(
             update=update,
-            slope=slope,
-            position=position,
+            slope=seen.slope,
+            position=seen.position,
             count=count,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
-            radial=Radial(*point_products) if radial else None,
+            radial=seen.radial,
         )
-        count = jnp.where(usable, count, state.count)
-        state = TrackDisplacementState(base_state, anchor, tail, gradient_square, count, skipped)
-        return sample, state
+        return sample, TrackDisplacementState(
+            base=base_state,
+            anchor=seen.anchor,
+            tail=seen.tail,
+            gradient_square=gradient_square,
+            count=jnp.where(usable, count, state.count),
+            skipped=skipped,
+        )
 
     return link(init, update)
 
@@ -339,12 +357,12 @@ def _stride(count: jax.Array) -> jax.Array:
 
     Odd, so that parameters that jump to and fro are met on both sides.
     """
-    early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _LONG))
+    early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _ROUNDING))
     return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
 
 
-def _weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
-    return _tree.sample_weight(_stride(count).astype(jnp.float32), count, power)
+def _weight(stride: jax.Array, count: jax.Array, power: float | jax.Array) -> jax.Array:
+    return _tree.sample_weight(stride.astype(jnp.float32), count, power)
 
 
 def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:

@@ -26,18 +26,21 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       per squared parameter unit), ``offset`` (signed distance to the extremum, parameter
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
       parameters came) of the displacement of all parameters together, ``count`` (steps
-      taken) and ``skipped`` (steps with a gradient that was zero or not finite); and the same
+      taken) and ``skipped`` (steps with a gradient that was zero or not finite, or whose squares
+      are in float32: of a norm below about 1e-19 or above 1e19); and the same
       four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
       :func:`decay_outward` (not with ``weight_decay=0``) also ``weight_decay``, units of the base
       step. For
-      ``partition`` into several optimizers of this package the scalars are means over them,
-      and ``skipped`` is the largest.
+      ``partition`` into several optimizers of this package the scalars are means over them
+      (``step_size`` a geometric one), and ``count`` and ``skipped`` the largest.
 
       For :func:`ogr` they are ``radius``, ``noise`` (relative asymmetry of the Hessian),
       ``doubt`` (share of noise in squared gradient changes), ``count``, ``skipped``,
       ``returned`` (steps taken back) and ``second_order`` (1 while such steps are made, 0
       while the doubt forbids them), and one value per direction of ``eigenvalues`` and
-      ``extremum``, the distance to it along each eigenvector. The published forms have
+      ``extremum``, the distance to it along each eigenvector; and what is listed above of the
+      steps that it makes where noise forbids its own. Of several :func:`ogr` in one
+      ``partition``, the eigenvalues are those of the last. The published forms have
       ``noise``, ``count``, ``skipped``, ``eigenvalues`` and ``extremum``.
 
     Raises:
@@ -91,10 +94,11 @@ def eval_params(state: Any, params: Any) -> Any:
     Returns:
       A tree like `params`, in its dtypes; before the first step, and the first one after
       :func:`reset`, the parameters themselves. Leaves of which no average is kept, because no
-      optimizer of this package holds them or :func:`ogr` does, are returned as they are.
+      optimizer of this package holds them, or one without averages does, are returned as they
+      are. :func:`ogr` averages while noise keeps it from steps of its own.
 
     Raises:
-      ValueError: the optimizer keeps no average (``tail_power=None``), the state holds none
+      ValueError: no optimizer keeps an average (``tail_power=None``), the state holds none
         of this package's links, or it belongs to other parameters.
 
     Source:
@@ -108,15 +112,15 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(po.eval_params(state, params)["w"])
       [ 1. -2.]
     """
-    for link in _links(state, Readable):
-        if not isinstance(link, Anchored):
-            continue
-        if link.tail is None:
-            raise ValueError(
-                "this optimizer keeps no averaged parameters (tail_power=None): use the"
-                " parameters themselves, or construct it with tail_power=9."
-            )
-        params = _replace(params, link.tail, jnp.asarray(link.count) > 0)
+    anchored = [link for link in _links(state, Readable) if isinstance(link, Anchored)]
+    if anchored and all(link.tail is None for link in anchored):
+        raise ValueError(
+            "this optimizer keeps no averaged parameters (tail_power=None): use the"
+            " parameters themselves, or construct it with tail_power=9."
+        )
+    for link in anchored:
+        if link.tail is not None:
+            params = _replace(params, link.tail, jnp.asarray(link.count) > 0)
     return params
 
 
@@ -193,7 +197,7 @@ def _split_whole(name: str, values: jax.Array, size: int) -> tuple[jax.Array, ja
     if values.shape[0] == size + 1:
         return values[:-1], values[-1]
     if values.shape[0] == size:
-        return values, jnp.exp(jnp.mean(jnp.log(values)))
+        return values, jnp.exp(jnp.sum(jnp.log(values)) / max(1, size))
     raise ValueError(
         f"the state holds {values.shape[0]} values of {name}, but per describes {size}"
         " parabolas: pass the per that was given to the optimizer."

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -55,10 +56,10 @@ def parabolic(
         ``optax.trace(0.9)``, ``optax.scale_by_lion()``, or a chain of such, with
         ``optax.add_decayed_weights`` for decoupled decay.
       learning_rate: multiplier on the step size that the model finds, a float or an optax
-        schedule of the step number; 1 is right. The steps grow or shrink to make up for a
-        constant one, but weight decay is weaker with a smaller and stronger with a larger one; one
-        below 0.1 is warned of. Where the length of the run is known, a decay to 0 at its end takes
-        the noise out of the parameters themselves.
+        schedule of the number of updates, skipped ones included; 1 is right. The steps grow or
+        shrink to make up for a constant one, but weight decay is weaker with a smaller and stronger
+        with a larger one; one below 0.1 is warned of. Where the length of the run is known, a decay
+        to 0 at its end takes the noise out of the parameters themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -85,8 +86,8 @@ def parabolic(
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
       the base. Beside the base's, its state is one buffer like the parameters for the
       running mean, one for the averaged parameters, both of `mean_dtype`, and a few
-      float32 scalars per tensor. A step with a gradient that is zero, or whose squared norm
-      is not finite, changes nothing and is counted.
+      float32 scalars per tensor. A step with a gradient whose squared norm is zero or
+      not finite in float32 changes nothing and is counted.
 
     Raises:
       TypeError: the base is not a gradient transformation; a constant is not a number; at
@@ -285,7 +286,8 @@ def parabolic_sgd(
     the step size has the same meaning for every :math:`\beta`, of gradients in units of
     their tensor's own size over the last 1,000 steps, or of their present one where that is larger
     (`normalize` of :func:`track_displacement`). So no tensor is left behind because its gradients
-    are small, the loss may have any unit, and an outlier is no long step. For raw gradients take
+    are small, the unit of the loss does not matter (for norms of the gradient between about 1e-15
+    and 1e19), and an outlier is no long step. For raw gradients take
     ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.
 
     One buffer less than :func:`parabolic_adam`, and two numbers per parameter less to move: 12
@@ -349,7 +351,9 @@ def parabolic_muon(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
 
-    The directions are those of ``optax.contrib.muon`` at its defaults, and the weight decay is
+    The directions are those of ``optax.contrib.muon`` at its defaults (stacked matrices, of three
+    axes, get Adam's; for others give :func:`parabolic` the base
+    ``optax.chain(optax.contrib.muon(1.0, ...), optax.scale(-1.0))``), and the weight decay is
     found as in :func:`parabolic_adamw`, both parts of it with a strength of 1 in place of 0.25 and
     3. State: three buffers for matrices and four for the rest; the products of matrices cost far
     more than their traffic.
@@ -476,6 +480,11 @@ def _check_memory(name: str, value: Any) -> None:
     _checks.in_range(name, value, 0.0, 1.0)
     if _checks.is_number(value) and value == 1.0:
         raise ValueError(f"{name} must be below 1: at 1 no gradient is ever taken in.")
+    if hasattr(value, "dtype") and jnp.dtype(value.dtype).itemsize < 4:
+        raise ValueError(
+            f"{name} is {value.dtype}, in which 0.999 may be 1: give optax.inject_hyperparams"
+            " hyperparam_dtype=jnp.float32."
+        )
 
 
 def _check_multiplier(learning_rate: Any) -> None:

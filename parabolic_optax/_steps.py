@@ -28,7 +28,7 @@ _BRAKE_DELAY = 5.0
 # there are alarms for ever, and a constant answer to each would outrun the growth and end with
 # steps of zero. And steps come to fall no faster than 1/sqrt(t): averaging has removed most of the
 # noise by then, and steps that shrink too fast would keep the averaged parameters from moving on.
-_LONG = 1000.0
+_LONG_RUN = 1000.0
 
 
 class MultiplicativeState(NamedTuple):
@@ -245,7 +245,7 @@ def step_multiplicative(
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
         elapsed = jnp.maximum(1.0, count - search_end.astype(jnp.float32))
-        short = jnp.minimum(1.0, _LONG / count)
+        short = jnp.minimum(1.0, _LONG_RUN / count)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
             drive,

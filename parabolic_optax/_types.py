@@ -106,7 +106,7 @@ class Secants(NamedTuple):
       images: the rows W of gradient change per unit of displacement along Q, on a quadratic
         the Hessian's products with Q, loss units per squared parameter unit; like
         `directions`.
-      matrix: W Q^T as [Q_i . W_j], float of shape [k, k]; symmetric on a quadratic.
+      matrix: Q W^T, of entries Q_i . W_j, float of shape [k, k]; symmetric on a quadratic.
       frame: orthonormal coefficients over the rows of Q, newest displacement first; row i
         lies in the span of the newest i + 1 displacements; float of shape [k, k].
       stretch: curvature of the newest secant, |y|^2 / |s.y| or at most 1.5 |y| / |s|, which

@@ -579,3 +579,32 @@ def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(po.eval_params(state, {"w": jnp.ones(3)}))} == {
         jnp.dtype("float32")
     }
+
+
+@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize("late", [300, 1_000])
+def test_a_tensor_without_gradients_keeps_up_with_the_whole(make, late):
+    """Such as an auxiliary head, or an expert, that is trained from later on."""
+    optimizer = make()
+    targets = {
+        name: 3.0 * jax.random.normal(jax.random.key(number), (4, 4))
+        for number, name in enumerate(("always", "late"))
+    }
+    params = jax.tree.map(jnp.ones_like, targets)
+
+    def step(carry, t):
+        params, state = carry
+        grads = jax.tree.map(jnp.subtract, params, targets)
+        grads["late"] = jnp.where(t < late, 0.0, grads["late"])
+        updates, state = optimizer.update(grads, state, params)
+        metrics = po.metrics(state)
+        ratio = metrics["step_size/late"] / metrics["step_size/always"]
+        return (optax.apply_updates(params, updates), state), ratio
+
+    carry = (params, optimizer.init(params))
+    (params, _), ratios = jax.lax.scan(step, carry, jnp.arange(late + 1_000))
+    # Its own brake may come later; before there was a gradient it had nothing to brake for.
+    assert ratios[late - 1] > 0.5
+    distance = jnp.linalg.norm(params["late"] - targets["late"])
+    # Muon's steps have full length to the end.
+    assert distance < 0.1 * jnp.linalg.norm(targets["late"] - 1.0)

@@ -51,6 +51,17 @@ def test_a_multiplier_of_any_type_leaves_the_updates_theirs(rate):
         assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
 
 
+def test_constants_that_are_injected_in_half_precision_are_refused():
+    """0.999 is 1 in bfloat16, and Adam would divide zero by zero."""
+    params = jnp.ones(3, jnp.bfloat16)
+    optimizer = optax.inject_hyperparams(po.parabolic_adamw)()
+    with pytest.raises(ValueError, match=r"hyperparam_dtype=jnp\.float32"):
+        optimizer.update(params, optimizer.init(params), params)
+    optimizer = optax.inject_hyperparams(po.parabolic_adamw, hyperparam_dtype=jnp.float32)()
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert np.all(np.asarray(updates.astype(jnp.float32)) < 0.0)
+
+
 def test_adams_statistics_of_narrow_parameters_do_not_stand_still():
     """In bfloat16 a mean that keeps 0.999 of itself rounds to itself."""
     optimizer = po.parabolic_adam()

@@ -5,7 +5,9 @@ None of them is told anything about the optimizer; most pass it nothing but grad
 
 import functools
 import importlib
+import os
 from typing import Any
+from unittest import mock
 
 import equinox as eqx
 import flax.linen as nn
@@ -216,7 +218,9 @@ def numpyro(make: Make) -> None:
 @ROWS(apart=True, slow=True)
 def netket(make: Make) -> None:
     """NetKet, `VMC`: no worse than with Adam"""
-    nk = library("netket")
+    # It would set a mesh for this process, and so for the rows that come after.
+    with mock.patch.dict(os.environ, {"NETKET_SHARDING": "0"}):
+        nk = library("netket")
     with jax.enable_x64(True):
         graph = nk.graph.Chain(6)
         space = nk.hilbert.Spin(0.5, graph.n_nodes)
