@@ -146,7 +146,7 @@ def one_setting(scores: Scores) -> str:
         settings = {
             (record["setting"]["rate"], record["setting"]["weight_decay"])
             for record in scores.records
-            if record["optimizer"] == method
+            if record["optimizer"] == method and "rate" in record["setting"]
         }
         for rate, decay in sorted(settings):
             ratios = scores.ratios(Entry("", method, result, decay, rate))

@@ -135,9 +135,9 @@ def test_an_exact_minimum_is_moved_far_less_than_by_a_constant_decay():
         (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)
         return jnp.linalg.norm(po.eval_params(state, params) - target)
 
-    # Single runs scatter by a factor of three.
+    # Single runs scatter by a factor of three; the ratio is about 0.2.
     inward, constant = (
-        jnp.exp(jnp.mean(jnp.log(jax.vmap(functools.partial(final, decay))(jnp.arange(1, 9)))))
+        jnp.exp(jnp.mean(jnp.log(jax.vmap(functools.partial(final, decay))(jnp.arange(1, 65)))))
         for decay in (po.decay_inward(), po.decay_outward(3.0, always=True))
     )
     assert inward < 1e-3
