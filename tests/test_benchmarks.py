@@ -95,13 +95,21 @@ def test_every_workload_is_in_a_suite():
     assert named == set(workloads.MAKERS)
 
 
-def test_table_of_problems(capsys):
+def test_table_of_problems(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+
+    def missing(name):
+        raise data.MissingDataError("not installed")
+
+    monkeypatch.setitem(workloads.SUITES, "smoke", ("diabetes_linear",))
     assert table_of_problems.main(["smoke"]) == 0
-    head, _, *rows = capsys.readouterr().out.splitlines()
+    head, _, row = capsys.readouterr().out.splitlines()
     assert head == "| problem | rows | held out | parameters | batch | steps | epochs |"
     # 442 patients, ten columns and a bias; 64 rows in each of 100 steps.
-    assert rows[0] == "| diabetes_linear | 342 | 100 | 11 | 64 | 100 | 18.7 |"
-    assert len(rows) == 2
+    assert row == "| diabetes_linear | 342 | 100 | 11 | 64 | 100 | 18.7 |"
+    monkeypatch.setattr(workloads, "load", missing)
+    assert table_of_problems.main(["smoke"]) == 1
+    assert capsys.readouterr().err == "diabetes_linear: not installed\n"
     with pytest.raises(SystemExit):
         table_of_problems.main(["nonsense"])
     assert "unknown suite 'nonsense'; known are smoke, " in capsys.readouterr().err

@@ -11,7 +11,14 @@ from tests.contract.subjects import OURS
 from tests.contract.table import BROKEN, ROWS
 
 # The programs of `ogr` take longest to compile; with it these groups are left to the slow tests.
-LONG_WITH_OGR = ("distribution", "persistence", "properties", "wrappers")
+LONG_WITH_OGR = (
+    "distribution",
+    "faults",
+    "persistence",
+    "properties",
+    "transformations",
+    "wrappers",
+)
 
 
 def rows_and_names():
