@@ -125,7 +125,7 @@ def peer(name: str, make: Callable[[], Any], readout=None) -> Optimizer:
 def _found_decay(rate: float) -> Optimizer:
     """What `parabolic_adamw` is without parabolas: direction, decay and mean, at one rate for all.
 
-    The best on all development problems, without and with the one on which it is far behind.
+    Two rates are level on all development problems; the lower one is better on most.
     """
 
     def step(sample, state, params=None, **extra_args):
