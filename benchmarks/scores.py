@@ -32,6 +32,7 @@ class Entry(NamedTuple):
 REFERENCE = Entry("AdamW, cosine, tuned", "adam_cosine", "last")
 UNDECAYED = Entry("Adam, cosine, tuned", "adam_cosine", "last", decay=0.0)
 AVERAGED = Entry("Adam, constant, averaged, tuned", "adam_constant", "readout")
+_TUNED_MUON = Entry("Muon, cosine, tuned", "muon_cosine", "last")
 TUNED = (
     REFERENCE,
     UNDECAYED,
@@ -39,24 +40,30 @@ TUNED = (
     AVERAGED,
     Entry("SGD, cosine, tuned", "sgd_cosine", "last"),
     Entry("SGD, constant, averaged, tuned", "sgd_constant", "readout"),
-    Entry("Muon, cosine, tuned", "muon_cosine", "last"),
+    _TUNED_MUON,
 )
 
+_ADAM = Entry(
+    "Adam, constant, averaged, 0.008 for all", "adam_constant_fixed", "readout", decay=0.0
+)
+_FOUND, _FOUND_LONG = (
+    Entry(f"parabolic_adamw() at {rate} for all", f"adamw_found_{rate}", "readout")
+    for rate in (0.016, 0.032)
+)
 # One setting for all problems, the best on the development suite; also the decay that is best there
 # on networks that overfit, and with Adam ruins the physics-informed one.
 FIXED = (
     Entry("Adam, cosine, 0.016 for all", "adam_cosine_fixed", "last", decay=0.0),
     Entry("AdamW, cosine, 0.016, 0.1 for all", "adam_cosine_fixed", "last", decay=0.1),
-    Entry("Adam, constant, averaged, 0.008 for all", "adam_constant_fixed", "readout", decay=0.0),
+    _ADAM,
     Entry("AdamW, constant, averaged, 0.008, 0.1 for all", "adam_constant_fixed", "readout", 0.1),
     Entry("Muon, cosine, 0.016, 0.01 for all", "muon_cosine_fixed", "last", decay=0.01),
     Entry("Muon, cosine, 0.016, 0.1 for all", "muon_cosine_fixed", "last", decay=0.1),
-    Entry("parabolic_adamw() at 0.016 for all", "adamw_found_0.016", "readout"),
-    Entry("parabolic_adamw() at 0.032 for all", "adamw_found_0.032", "readout"),
+    _FOUND,
+    _FOUND_LONG,
 )
 
 # What is compared with what to tell what a part of the method is worth.
-_ADAM, _FOUND, _FOUND_LONG = FIXED[2], FIXED[6], FIXED[7]
 _RULE, _DIRECTION, _MUON = (
     Entry(f"{name}()", name, "readout", decay=0.0)
     for name in ("parabolic_adam", "parabolic_adamw", "parabolic_muon")
@@ -67,7 +74,7 @@ PARTS = (
     ("`parabolic_adamw()`, to itself at 0.016 for all", _DIRECTION, _FOUND),
     ("`parabolic_adamw()`, to itself at 0.032 for all", _DIRECTION, _FOUND_LONG),
     ("`parabolic_adamw()`, to `parabolic_adam()`", _DIRECTION, _RULE),
-    ("`parabolic_muon()`, to Muon with cosine, tuned for each", _MUON, TUNED[-1]),
+    ("`parabolic_muon()`, to Muon with cosine, tuned for each", _MUON, _TUNED_MUON),
 )
 
 # Ours that are shown where not all can be, in the README and in pictures.

@@ -52,9 +52,6 @@ def test_command_line_measures_stores_and_prints(tmp_path, capsys):
     assert case == "update, 20,000 in 20 leaves"
     assert set(methods) == {"adamw", "addition", "sgd"}
     assert methods["adamw"]["ratio"] == [1.0, 1.0, 1.0]
-    addition = methods["addition"]
-    seconds = 1e-3 * addition["milliseconds"][0]
-    assert addition["bandwidth"] == pytest.approx(addition["bytes_floor"] / seconds, rel=1e-3)
     overhead.store(path, case, {"sgd": methods["adamw"]})
     capsys.readouterr()
     assert overhead.main(["--table", "--results", str(path)]) == 0
@@ -63,7 +60,8 @@ def test_command_line_measures_stores_and_prints(tmp_path, capsys):
     # The stored figures were replaced by those of adamw.
     assert "| sgd |" in printed
     assert printed.count("| 1 (1–1) |") == 2
-    assert printed.count("| 100% |") >= 1
+    # The fastest, and after the exchange the two are equal.
+    assert printed.count("| 100% |") in (1, 2)
 
 
 def test_growth_is_the_slope_in_logarithms():

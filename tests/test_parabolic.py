@@ -581,7 +581,9 @@ def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():
     }
 
 
-@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    "make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon]
+)
 def test_a_tensor_without_gradients_keeps_up_with_the_whole(make):
     """Such as an auxiliary head, or an expert, that is trained from later on."""
     optimizer, late = make(), 1_000
