@@ -67,7 +67,12 @@ def masked(base: optax.GradientTransformation) -> optax.GradientTransformationEx
 
 
 def _agreeing(direction: jax.Array, gradient: jax.Array) -> jax.Array:
-    # By its sign, since the product of two small numbers would be rounded to zero.
-    along = jnp.real(jnp.conj(jnp.sign(gradient)).astype(direction.dtype) * direction)
-    # What is not a number stays visible.
-    return jnp.where(along < 0.0, jnp.zeros_like(direction), direction)
+    if jnp.iscomplexobj(direction):
+        # By its sign, since the product of two small numbers would be rounded to zero.
+        along = jnp.real(jnp.conj(jnp.sign(gradient)).astype(direction.dtype) * direction)
+        # What is not a number stays visible.
+        return jnp.where(along < 0.0, jnp.zeros_like(direction), direction)
+    # The same, with the direction used once: it then stays in the loop that computes it.
+    least = jnp.where(gradient > 0.0, 0.0, -jnp.inf).astype(direction.dtype)
+    most = jnp.where(gradient < 0.0, 0.0, jnp.inf).astype(direction.dtype)
+    return jnp.clip(direction, least, most)
