@@ -1,7 +1,7 @@
 """Tables and pictures from the stored records: ``python -m benchmarks.report``.
 
-Nothing is trained here. ``--headline`` and ``--parts`` print the tables that the README shows,
-``--table`` those of `benchmarks/README.md`.
+Nothing is trained here. ``--headline`` prints the table of the README, ``--parts`` and ``--table``
+those of `benchmarks/README.md`.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def headline(suites: dict[str, Scores]) -> str:
 
 
 def parts(suites: dict[str, Scores]) -> str:
-    """What the README shows of the parts of the method: ratios of one entry to another."""
+    """What the parts of the method are worth: ratios of one entry to another."""
     columns = [*suites, f"all {sum(len(s.ratios(REFERENCE)) for s in suites.values())}", "won"]
     lines = _head("mean ratio (95 % interval)", columns)
     for label, one, other in PARTS:

@@ -19,7 +19,8 @@ def is_number(value: Any) -> bool:
 def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value <= high; an array is taken on trust."""
     if is_number(value) and not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"{name} must lie between {low} and {high} and be finite, got {value}.")
+        bounds = f"finite and at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {bounds}, got {value}.")
     if not (is_number(value) or hasattr(value, "dtype")):
         raise TypeError(f"{name} must be a number, got {value!r}.")
 

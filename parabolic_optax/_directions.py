@@ -233,7 +233,7 @@ def track_displacement(
             return updates, jax.tree.map(jnp.negative, updates)
 
         stride = _stride(count)
-        due = jax.lax.rem(count, stride) == 0
+        due = _due(count, stride)
 
         def look(anchor: Any, tail: Any) -> _Seen:
             def begun(mean: Any) -> Any:
@@ -353,12 +353,20 @@ def track_displacement(
 
 
 def _stride(count: jax.Array) -> jax.Array:
-    """Number of steps that a sample stands for.
-
-    Odd, so that parameters that jump to and fro are met on both sides.
-    """
+    """Number of steps that a sample stands for."""
     early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _ROUNDING))
     return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
+
+
+def _due(count: jax.Array, stride: jax.Array) -> jax.Array:
+    """Whether a step is a sample: one of every `stride` steps, never the same one for long.
+
+    Minibatches in a fixed order would else be sampled by some of them alone, and parameters that
+    jump to and fro be met on one side. So the place goes on by the golden section.
+    """
+    turn = jax.lax.div(count, stride).astype(jnp.uint32) * _rounding.GOLDEN
+    place = ((turn >> 16) * stride.astype(jnp.uint32)) >> 16
+    return jax.lax.rem(count, stride) == place.astype(count.dtype)
 
 
 def _weight(stride: jax.Array, count: jax.Array, power: float | jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from parabolic_optax import _layout
 
 # Bits of a float32 that bfloat16 leaves out.
 _LOST = 16
-_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio
+GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio
 # Smaller leaves keep wide means. They weigh little, and the errors of few entries do not even
 # out: they would hide how far the first steps go.
 _SMALL = 1024
@@ -83,7 +83,7 @@ def dice(shape: tuple[int, ...], seed: jax.Array, count: jax.Array) -> jax.Array
         # Places beyond 2^32 share their dice with others, which does no harm.
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return (hash_kernel(place ^ seed) + count.astype(jnp.uint32) * _GOLDEN) >> _LOST
+    return (hash_kernel(place ^ seed) + count.astype(jnp.uint32) * GOLDEN) >> _LOST
 
 
 def narrow(means: Any, dtype: Any) -> Any:

@@ -22,8 +22,6 @@ _LEAST_NORM = 0.1
 _JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
-# Slopes are averaged over few samples just after the search; the brake waits for this many.
-_BRAKE_DELAY = 5.0
 # Runs are long beyond here. The brake then falls like 1/t, as all rates do: with heavy-tailed noise
 # there are alarms for ever, and a constant answer to each would outrun the growth and end with
 # steps of zero. And steps come to fall no faster than 1/sqrt(t): averaging has removed most of the
@@ -252,7 +250,7 @@ def step_multiplicative(
             updates.surprise,
             jnp.minimum(fastest, upward / elapsed),
             jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / count),
-            jnp.where(elapsed > _BRAKE_DELAY, alarm * short, 0.0),
+            alarm * short,
         )
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.

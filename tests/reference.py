@@ -6,7 +6,6 @@ import numpy as np
 
 TINY = float(np.finfo(np.float32).tiny)
 REACH = 3e-3
-BRAKE_DELAY = 5
 LONG = 1000.0
 
 
@@ -153,7 +152,8 @@ def trace(
     for count in range(1, steps + 1):
         grads = grad(params)
         stride = 1 + 2 * max(min(count // (2 * dense), 4), count // 16384)
-        if count % stride:
+        golden = (count // stride * 0x9E3779B9) % 2**32
+        if count % stride != (golden >> 16) * stride >> 16:
             params = [
                 p - math.exp(h) * u for p, h, u in zip(params, log_step, adam(grads), strict=True)
             ]
@@ -209,7 +209,7 @@ def trace(
                     max(surprise[i], surprise[n]),
                     min(max_rate, growth / elapsed),
                     min(max_rate, decline * (1.0 + short) / (2.0 * count)),
-                    brake * short if elapsed > BRAKE_DELAY else 0.0,
+                    brake * short,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
         before, travelled_before = moving, travelled

@@ -34,7 +34,7 @@ def test_block(line, code, tmp_path, monkeypatch):
 def test_results_are_those_of_the_stored_records():
     suites = {suite: report.load(suite) for suite in report.HEADLINE_SUITES}
     assert report.headline(suites) in TEXT
-    assert report.parts(suites) in TEXT
+    assert report.parts(suites) in (README.parent / "benchmarks" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.skipif(not README.exists(), reason="no README.md beside the tests")
