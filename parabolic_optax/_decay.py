@@ -232,7 +232,7 @@ def decay_outward(
             sample.slope, sample.radial.length, radial_slope, growth
         )
         state = _tree.where(sample.stride > 0, fitted, state)
-        decay = counted_in * jnp.where(sample.usable, state.decay, 0.0)
+        decay = _larger(sample.decay, counted_in * jnp.where(sample.usable, state.decay, 0.0))
         return sample._replace(slope=along, decay=decay), state
 
     return link(init, update)
@@ -302,7 +302,8 @@ def decay_inward(
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest = state.share * _tree.as_float32(strength)[0]
         # Where the sample is not usable the step is zero, and no coordinate moves inward.
-        return sample._replace(inward_decay=largest * _counted(mask, params, layout)), state
+        decay = _larger(sample.inward_decay, largest * _counted(mask, params, layout))
+        return sample._replace(inward_decay=decay), state
 
     return link(init, update)
 
@@ -339,6 +340,11 @@ def _shrunk_inward(
     # By the sign, since the product of two small numbers would be rounded to zero.
     inward = jnp.real(jnp.conj(jnp.sign(update)).astype(params.dtype) * params) < 0.0
     return _shrunk(update, jnp.where(inward, inward_share, share), params)
+
+
+def _larger(other: jax.Array | None, own: jax.Array) -> jax.Array:
+    """What a link and one before it ask for together: leaves may have strengths of their own."""
+    return own if other is None else jnp.maximum(other, own)
 
 
 def _counted(mask: Any, params: Any, layout: _layout.Layout) -> jax.Array:

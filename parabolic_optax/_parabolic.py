@@ -147,8 +147,9 @@ def parabolic_adam(
     and writes the latter two: at least 44 bytes per parameter; 36 with either, 32 with both;
     ``optax.adamw`` keeps 8 and moves 28. The inner products must be known before anything is
     written, and read gradients, parameters and both means once more. From step 2,048 on the means
-    are touched in one step of three, from step 8,192 on in one of nine (:func:`track_displacement`);
-    the others move what ``optax.adamw`` does, and the gradients once more.
+    are touched in one step of three, from step 8,192 on in one of nine
+    (:func:`track_displacement`); the others move what ``optax.adamw`` does, and the gradients once
+    more.
 
     Args:
       learning_rate: multiplier on the step size that the model finds; 1 is right.

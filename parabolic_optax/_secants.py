@@ -96,7 +96,6 @@ class TrackSecantsState(NamedTuple):
         }
 
     def restart(self) -> "TrackSecantsState":
-        rank = self.pairs.frame.shape[0]
         never = jnp.asarray(self.next_probe) == _NEVER
         # Gradients of before and after are of two problems, and so say nothing about noise.
         forgotten = {
@@ -104,7 +103,7 @@ class TrackSecantsState(NamedTuple):
             for name in ("stretch", "probing", "noise", "doubt", "count", "lost")
         }
         return self._replace(
-            pairs=Pairs.empty(self.base, rank),
+            pairs=jax.tree.map(jnp.zeros_like, self.pairs),
             next_probe=jnp.where(never, self.next_probe, _FIRST_PROBE),
             **forgotten,
         )

@@ -57,7 +57,9 @@ def orthonormal(rows: Any, rank: int) -> Any:
         left = jnp.sqrt(_tree.dot(row, row))
         scale = jnp.where(left > _TOLERANCE * before, 1.0, 0.0) / jnp.where(left > 0.0, left, 1.0)
         rows = jax.tree.map(
-            lambda r, x, i=i, scale=scale: r.at[i].set(scale.astype(r.dtype) * x), rows, row
+            lambda r, x, i=i, scale=scale: jnp.asarray(r).at[i].set(scale.astype(r.dtype) * x),
+            rows,
+            row,
         )
     return rows
 

@@ -285,6 +285,19 @@ def test_no_strength_changes_nothing():
     np.testing.assert_allclose(held, free, rtol=1e-5)
 
 
+def test_leaves_may_have_strengths_of_their_own():
+    masks = {"a": True, "b": False}, {"a": False, "b": True}
+    params = {"a": jnp.full((1, 2), 2.0), "b": jnp.full((1, 2), 2.0)}
+    links = optax.chain(
+        po.track_displacement(optax.identity(), radial=True),
+        *(po.decay_outward(w, m, always=True) for w, m in zip((0.25, 1.0), masks, strict=True)),
+        *(po.decay_inward(w, m) for w, m in zip((3.0, 2.0), masks, strict=True)),
+    )
+    sample, _ = links.update(params, links.init(params), params)
+    np.testing.assert_allclose(sample.decay, [0.25, 1.0])
+    np.testing.assert_allclose(sample.inward_decay, [3.0, 2.0])
+
+
 def test_another_per_than_the_trackers_is_named():
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     for per, own in (("global", "tensor"), ("tensor", "global")):

@@ -180,7 +180,7 @@ def test_other_granularities(per):
 
 
 def test_it_acts_between_samples():
-    """From step 2,048 on only every third step is a sample."""
+    """From step 2,048 on only one of three steps is a sample."""
     optimizer = po.parabolic(optax.identity(), decay=po.decay_inward(1e6))
     params = jnp.array([[1.0, -1.0]])
 
