@@ -63,6 +63,7 @@ class _Seen(NamedTuple):
     usable: jax.Array
     slope: jax.Array
     position: jax.Array
+    norm: jax.Array
     radial: Radial | None
     minus_squares: jax.Array
     anchor: Any
@@ -255,11 +256,12 @@ def track_displacement(
                     params,
                 )
                 means = (means[0], _pull(point, params, weight))
-            with_point = [(updates, point), (displacement, point), (point, point)]
-            slope_dot, square, *along_point, minus_squares = layout.apart.inners(
+            with_point = [(updates, point), (displacement, point)] if radial else []
+            slope_dot, square, *along_point, point_square, minus_squares = layout.apart.inners(
                 (updates, displacement),
                 (displacement, displacement),
-                *(with_point if radial else []),
+                *with_point,
+                (point, point),
                 squares(),
             )
             # The loops that write have to wait for all inner products. Where they need not, XLA for
@@ -283,7 +285,8 @@ def track_displacement(
                 usable,
                 slope,
                 position,
-                Radial(*along_point, length=length) if radial else None,
+                _tree.root(jnp.sum(point_square)),
+                Radial(*along_point, square=point_square, length=length) if radial else None,
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )
@@ -294,7 +297,8 @@ def track_displacement(
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
             along_point = Radial(none, none, none, nothing) if radial else None
-            return _Seen(usable, nothing, nothing, along_point, minus_squares, anchor, tail)
+            norm = jnp.zeros([], nothing.dtype)
+            return _Seen(usable, nothing, nothing, norm, along_point, minus_squares, anchor, tail)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
         skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))
@@ -338,6 +342,7 @@ def track_displacement(
             count=count,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
+            norm=seen.norm,
             radial=seen.radial,
         )
         return sample, TrackDisplacementState(

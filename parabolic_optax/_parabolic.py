@@ -15,6 +15,8 @@ from parabolic_optax._types import Per
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
 # so do normalized gradients.
 _ADAM_RATE = 0.07
+# Largest steps of scaled directions without decay, in root mean squares of the parameters.
+_LIMIT = 0.3
 # A constant multiplier below this was meant to be a learning rate.
 _SMALL_MULTIPLIER = 0.1
 
@@ -74,7 +76,9 @@ def parabolic(
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
       decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
-        a chain of both. The tracker takes three more inner products, which the first one needs.
+        a chain of both. Without one, and where gradients are normalized, steps are limited as
+        :func:`parabolic_adam`'s are. The tracker takes two more inner products, which the first one
+        needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
         off by about half a percent each, at random.
@@ -125,6 +129,7 @@ def parabolic(
         decay=decay,
         mean_dtype=mean_dtype,
         normalize=normalize,
+        scaled=normalize,
     )
 
 
@@ -140,6 +145,9 @@ def parabolic_adam(
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
+
+    A step is at most 0.3 times as long as the parameters where all entries of the direction are 1
+    (`limit` of :func:`step_multiplicative`).
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or
@@ -419,6 +427,7 @@ def _chain(
     max_rate: float = 0.05,
     decay: optax.GradientTransformation | None = None,
     normalize: bool = False,
+    scaled: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`parabolic` of a base that is known to point like the gradient."""
     _check_multiplier(learning_rate)
@@ -434,7 +443,12 @@ def _chain(
         *([] if decay is None else [decay]),
         _curvature.estimate_uncentred(pooling=pooling, per=per),
         _saddle.flip_saddles(),
-        _steps.step_multiplicative(initial_step=initial_step, max_rate=max_rate, per=per),
+        _steps.step_multiplicative(
+            initial_step=initial_step,
+            max_rate=max_rate,
+            limit=_LIMIT if scaled and decay is None else None,
+            per=per,
+        ),
         _multiply(learning_rate),
     )
 

@@ -121,6 +121,7 @@ def step_multiplicative(
     decline: float = 1.0,
     max_rate: float = 0.05,
     brake: float = 0.1,
+    limit: float | None = None,
     per: Per = "tensor",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Base step times a step size that the parabolas raise and lower.
@@ -164,6 +165,11 @@ def step_multiplicative(
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss, up to step 1,000; it falls like 1/t
         from there. 0 is none.
+      limit: largest norm of a step whose entries are all 1, in that of the parameters (or what
+        it is taken to be at least at init). Gradients nearly vanish once data are memorized, steps
+        grow to make up for it, and one gradient of usual size would then throw the network away.
+        None is no limit: for directions whose entries are not about 1 at most, and where a decay
+        keeps weights and steps from growing.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
@@ -202,8 +208,10 @@ def step_multiplicative(
         ("decline", decline),
         ("max_rate", max_rate),
         ("brake", brake),
+        ("limit", limit),
     ]:
-        _checks.in_range(name, value, 0.0)
+        if value is not None:
+            _checks.in_range(name, value, 0.0)
 
     def init(params: Any) -> MultiplicativeState:
         layout = _layout.Layout.of(params, per)
@@ -233,7 +241,8 @@ def step_multiplicative(
         search_end = jnp.where(searching, sample.count, state.search_end)
         # What would move parameters by the reach along a direction of unit entries, and after
         # t steps along one of entries of 1/t.
-        typical = state.scale / math.sqrt(max(1, _tree.count(sample.update)))
+        root_entries = math.sqrt(max(1, _tree.count(sample.update)))
+        typical = state.scale / root_entries
         blind = jnp.log(_REACH) + jnp.log(jnp.maximum(typical * count, 1e-30))
         found = jax.vmap(search_kernel, in_axes=(0, 0, None, None, None))(
             state.log_step, state.before, travelled, state.travelled, blind
@@ -255,7 +264,11 @@ def step_multiplicative(
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.
         change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
-        log_step = jnp.where(was_searching, found, state.log_step + change)
+        longer = state.log_step + change
+        if limit is not None:
+            most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
+            longer = jnp.minimum(longer, jnp.log(jnp.maximum(most, 1e-30)))
+        log_step = jnp.where(was_searching, found, longer)
         new = MultiplicativeState(
             log_step, state.log_step, state.scale, travelled, search_end, searching
         )

@@ -58,7 +58,9 @@ class Sample(NamedTuple):
         usable, and then the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and all inner
         products are numbers. Where not, the step is zero; bool scalar.
-      radial: inner products with the mean that is read out, or None where they are not wanted.
+      norm: of all parameters, or of their mean that is read out where one is kept, parameter
+        units; 0 between samples; float32 scalar.
+      radial: inner products with that point, or None where they are not wanted.
       decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
         where there is none; m as in :class:`Radial`.
       inward_decay: the same, of those coordinates alone that the step brings nearer to zero.
@@ -70,6 +72,7 @@ class Sample(NamedTuple):
     count: jax.Array
     stride: jax.Array
     usable: jax.Array
+    norm: jax.Array
     radial: Radial | None = None
     decay: jax.Array | None = None
     inward_decay: jax.Array | None = None

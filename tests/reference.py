@@ -129,6 +129,7 @@ def trace(
     decline=1.0,
     max_rate=0.05,
     brake=0.1,
+    limit=0.3,
     dense=1024,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""
@@ -159,6 +160,8 @@ def trace(
             ]
             rows.append(rows[-1] | {"params": params})
             continue
+        read_out = params if count == 1 else tail
+        norm = math.sqrt(sum(float(np.sum(p * p)) for p in read_out))
         for i in range(n):
             tail[i] = tail[i] + min(1.0, stride * weight(count, tail_power)) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
@@ -212,6 +215,9 @@ def trace(
                     brake * short,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
+                if limit is not None:
+                    most = limit * max(norm, scale) / math.sqrt(entries)
+                    log_step[i] = min(log_step[i], math.log(most))
         before, travelled_before = moving, travelled
         rows.append(
             {

@@ -163,6 +163,7 @@ def test_weights_shrink_no_faster_than_the_run_gets_longer(count, decay, shrinka
         count=jnp.int32(count),
         stride=jnp.float32(1.0),
         usable=jnp.array(True),
+        norm=jnp.float32(1.0),
         decay=jnp.array([decay]),
     )
     parabola = po.Parabola(sample, *(jnp.zeros(1) for _ in range(4)))
@@ -247,6 +248,7 @@ def test_the_power_of_t_by_which_weights_grow_is_read_to_1_over_t(power, unit):
             count=jnp.int32(count),
             stride=jnp.float32(1.0),
             usable=jnp.array(True),
+            norm=jnp.float32(1.0),
             radial=Radial(slope=minus, overlap=square, square=square, length=one),
         )
         sample, state = decay.update(sample, state, params)

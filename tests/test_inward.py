@@ -22,6 +22,7 @@ def sample_of(update, count, **decays):
         count=jnp.int32(count),
         stride=jnp.float32(1.0),
         usable=jnp.array(True),
+        norm=jnp.float32(1.0),
         **{name: jnp.array([decay]) for name, decay in decays.items()},
     )
     return po.Parabola(sample, *(shape for _ in range(4)))

@@ -120,6 +120,7 @@ def test_turning_the_slopes_round_turns_the_signal_round():
                 count=jnp.int32(t + 1),
                 stride=jnp.float32(1.0),
                 usable=jnp.array(True),
+                norm=jnp.float32(1.0),
             )
             parabola, state = estimator.update(sample, state)
         return parabola
@@ -136,7 +137,9 @@ def test_steps_fall_more_slowly_in_a_long_run():
 
     def step(state, count):
         one = jnp.ones(1)
-        sample = po.Sample(params, one, one, count, jnp.float32(1.0), jnp.array(True))
+        sample = po.Sample(
+            params, one, one, count, jnp.float32(1.0), jnp.array(True), jnp.float32(2.0)
+        )
         # The mean of the past is the better place, for certain.
         parabola = po.Parabola(sample, one, -one, one, one)
         _, state = rule.update(parabola, state, params)

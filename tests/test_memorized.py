@@ -1,0 +1,50 @@
+"""Steps do not run away once there is nothing left to learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import parabolic_optax as po
+from benchmarks import memorized
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "parabolic_adam()",
+        "parabolic_sgd()",
+        pytest.param("parabolic_adamw()", marks=pytest.mark.slow),
+        pytest.param("parabolic_adamw(weight_decay=0)", marks=pytest.mark.slow),
+        pytest.param("parabolic_muon()", marks=pytest.mark.slow),
+        pytest.param("parabolic_muon(weight_decay=0)", marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_memorized_stays_so(name):
+    losses, sizes, accuracies = memorized.runs(memorized.OPTIMIZERS[name](), 1500, 3)
+    assert losses[:, 150:].max() < 1.0
+    assert sizes[:, 300:].max() < 0.25
+    assert accuracies.min() > 0.95
+
+
+def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
+    def largest(limit, norm, params):
+        rule = po.step_multiplicative(initial_step=0.01, limit=limit)
+
+        def step(state, count):
+            one, yes = jnp.ones(1), jnp.array(True)
+            sample = po.Sample(params, one, one, count, jnp.float32(1.0), yes, norm)
+            # The loss falls away from the mean of the past, for certain.
+            parabola = po.Parabola(sample, -one, one, -one, one)
+            return rule.update(parabola, state, params)[1], None
+
+        start = rule.init(params)._replace(searching=jnp.array(False))
+        state, _ = jax.lax.scan(step, start, jnp.arange(1, 200, dtype=jnp.int32))
+        return float(po.metrics(state)["step_size"])
+
+    params = jnp.array([0.3, -0.4, 0.0, 0.0])
+    near, far = jnp.float32(0.1), jnp.float32(5.0)
+    assert largest(None, near, params) > 10.0
+    # At least what they start with, 0.5, over the root of four entries.
+    np.testing.assert_allclose(largest(0.2, near, params), 0.2 * 0.5 / 2.0, rtol=1e-5)
+    np.testing.assert_allclose(largest(0.2, far, params), 0.2 * 5.0 / 2.0, rtol=1e-5)
