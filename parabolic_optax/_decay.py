@@ -169,7 +169,7 @@ def decay_outward(
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
-      is four float32 scalars; the tracker takes three more inner products for it.
+      is four float32 scalars; the tracker takes two more inner products for it.
 
     Raises:
       ValueError: a constant is out of range; in the update, the tracker has another `per`, or

@@ -267,7 +267,9 @@ def track_displacement(
             # The loops that write have to wait for all inner products. Where they need not, XLA for
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
-            sums = sum(jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *along_point))
+            sums = sum(
+                jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *along_point, point_square)
+            )
             usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             square = layout.pooled(square)
             slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)

@@ -227,7 +227,7 @@ def parabolic_adamw(
     others; 0 keeps them as they are, which pays where all of them are right already, and costs
     where a layer is new or rows are few.
 
-    State and traffic are those of :func:`parabolic_adam`, and three inner products more where
+    State and traffic are those of :func:`parabolic_adam`, and two inner products more where
     there is decay.
 
     Args:
