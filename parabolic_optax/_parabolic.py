@@ -146,8 +146,8 @@ def parabolic_adam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
-    A step is at most 0.3 times as long as the parameters where all entries of the direction are 1
-    (`limit` of :func:`step_multiplicative`).
+    Where there are matrices, a step is at most 0.3 times as long as the parameters if all entries
+    of the direction are 1 (`limit` of :func:`step_multiplicative`).
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or

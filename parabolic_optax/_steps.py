@@ -168,8 +168,9 @@ def step_multiplicative(
       limit: largest norm of a step whose entries are all 1, in that of the parameters (or what
         it is taken to be at least at init). Gradients nearly vanish once data are memorized, steps
         grow to make up for it, and one gradient of usual size would then throw the network away.
-        None is no limit: for directions whose entries are not about 1 at most, and where a decay
-        keeps weights and steps from growing.
+        Vectors and scalars alone memorize little and have none, so that a narrow valley may be
+        followed with long steps. None is no limit: for directions whose entries are not about 1 at
+        most, and where a decay keeps weights and steps from growing.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
@@ -265,7 +266,7 @@ def step_multiplicative(
         # seen that seldom.
         change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
         longer = state.log_step + change
-        if limit is not None:
+        if limit is not None and any(leaf.ndim > 1 for leaf in jax.tree.leaves(sample.update)):
             most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
             longer = jnp.minimum(longer, jnp.log(jnp.maximum(most, 1e-30)))
         log_step = jnp.where(was_searching, found, longer)

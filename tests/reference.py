@@ -215,7 +215,7 @@ def trace(
                     brake * short,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))
-                if limit is not None:
+                if limit is not None and ranks:
                     most = limit * max(norm, scale) / math.sqrt(entries)
                     log_step[i] = min(log_step[i], math.log(most))
         before, travelled_before = moving, travelled

@@ -42,9 +42,10 @@ def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
         state, _ = jax.lax.scan(step, start, jnp.arange(1, 200, dtype=jnp.int32))
         return float(po.metrics(state)["step_size"])
 
-    params = jnp.array([0.3, -0.4, 0.0, 0.0])
+    params = jnp.array([[0.3, -0.4, 0.0, 0.0]])
     near, far = jnp.float32(0.1), jnp.float32(5.0)
     assert largest(None, near, params) > 10.0
     # At least what they start with, 0.5, over the root of four entries.
     np.testing.assert_allclose(largest(0.2, near, params), 0.2 * 0.5 / 2.0, rtol=1e-5)
     np.testing.assert_allclose(largest(0.2, far, params), 0.2 * 5.0 / 2.0, rtol=1e-5)
+    assert largest(0.2, near, params[0]) > 10.0
