@@ -135,8 +135,9 @@ def track_displacement(
     The longer the run, the less a single step tells about it. Every step is a sample until step
     2,047, then one of three until step 4,095, and so on until one of nine from step 8,192 on, at
     changing places, since minibatches may come in a fixed order (at the same ones with
-    `mean_dtype`). A sample stands for as many steps, in the means as well; the steps between cost little more than the base's. (From step 81,920 on
-    samples become rarer still, since float32 would round their weight away.)
+    `mean_dtype`). A sample stands for as many steps, in the means as well; the steps between cost
+    little more than the base's. (From step 81,920 on samples become rarer still, since float32
+    would round their weight away.)
 
     Args:
       base: any optax direction that points like the gradient, such as
