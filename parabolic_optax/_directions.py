@@ -363,7 +363,10 @@ def track_displacement(
 
 
 def _stride(count: jax.Array) -> jax.Array:
-    """Number of steps that a sample stands for."""
+    """Number of steps that a sample stands for.
+
+    Odd, so that parameters that jump to and fro are met on both sides, also at fixed places.
+    """
     early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _ROUNDING))
     return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
 

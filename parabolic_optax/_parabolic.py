@@ -296,7 +296,8 @@ def parabolic_sgd(
     their tensor's own size over the last 1,000 steps, or of their present one where that is larger
     (`normalize` of :func:`track_displacement`). So no tensor is left behind because its gradients
     are small, the unit of the loss does not matter (for norms of the gradient between about 1e-15
-    and 1e19), and an outlier is no long step. For raw gradients take
+    and 1e19), and an outlier is no long step. Without decay, steps are limited as those of
+    :func:`parabolic_adam` are. For raw gradients take
     ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.
 
     One buffer less than :func:`parabolic_adam`, and two numbers per parameter less to move: 12
