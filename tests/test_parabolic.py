@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -618,3 +621,31 @@ def test_a_tensor_without_gradients_keeps_up_with_the_whole(make):
     distance = jnp.linalg.norm(params["late"] - targets["late"])
     # Muon's steps have full length to the end.
     assert distance < 0.1 * jnp.linalg.norm(targets["late"] - 1.0)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, optax, parabolic_optax as po
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+jax.set_mesh(jax.make_mesh((4,), ("x",), (AxisType.Explicit,)))
+start = {"b": jnp.ones(3), "w": jnp.arange(96.0).reshape(8, 4, 3) / 48}
+cut = start | {"w": jax.device_put(start["w"], P("x"))}
+optimizer = po.parabolic_adamw(per={"b": None, "w": 0})
+
+def step(carry, _):
+    params, state = carry
+    updates, state = optimizer.update(jax.tree.map(lambda p: p - 1.0, params), state, params)
+    return (optax.apply_updates(params, updates), state), None
+
+run = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), None, 30)[0][0])
+assert jax.typeof(run(cut)["w"]).sharding.spec == P("x", None, None)
+print(max(float(jnp.abs(a - b).max()) for a, b in zip(run(cut).values(), run(start).values())))
+"""
+
+
+def test_slices_of_an_axis_that_explicit_sharding_cuts():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", SHARDED]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert float(run.stdout) < 1e-5
