@@ -18,7 +18,9 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
 
     Args:
       state: an optimizer state.
-      per: the granularity that was given to the optimizer, where it was slices.
+      per: the granularity that was given to the optimizer, where it was slices. Of several in a
+        ``partition``, one that describes the slices of each; those with whole tensors, or with one
+        parabola for all, are known from the state.
 
     Returns:
       Scalars ``step_size`` (geometric mean over the parabolas, without the multiplier
@@ -40,11 +42,13 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       while the doubt forbids them), and one value per direction of ``eigenvalues`` and
       ``extremum``, the distance to it along each eigenvector; and what is listed above of the
       steps that it makes where noise forbids its own. Of several :func:`ogr` in one
-      ``partition``, the eigenvalues are those of the last. The published forms have
+      ``partition``, the eigenvalues are those of the last. Optimizers of a ``partition`` that no
+      parameter belongs to are left out. The published forms have
       ``noise``, ``count``, ``skipped``, ``eigenvalues`` and ``extremum``.
 
     Raises:
-      ValueError: the state holds none of this package's links, or was made with another `per`.
+      ValueError: the state holds none of this package's links, was made with another `per`, or is
+        of several runs at once, as ``jax.vmap`` makes it; `per` is impossible.
 
     Source:
       This package.
@@ -58,21 +62,20 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
     """
     combined: dict[str, list[jax.Array]] = {}
     details: dict[str, jax.Array] = {}
-    for link in _links(state, Readable):
-        if isinstance(link, Directional):
-            details |= link.direction_readings()
-    for anchor, links in _models(state):
+    for tensors, links in _models(state):
+        for link in links:
+            if isinstance(link, Directional):
+                details |= link.direction_readings()
         readings = [reading for link in links for reading in link.readings().items()]
         if any(values.ndim > (name != "count") for name, values in readings):
             raise ValueError("the state is of several runs at once: use jax.vmap(metrics)(state).")
-        shared = min((values.size for _, values in readings if values.ndim), default=0) == 1
-        layout = _layout.Layout.of(anchor, "global" if shared and per == "tensor" else per)
-        paths = _layout.leaf_paths(anchor)
+        layout = _layout_of(tensors, per, {values.size for _, values in readings if values.ndim})
+        paths = _layout.leaf_paths(tensors)
         for name, values in readings:
             if values.ndim == 0:
                 combined.setdefault(name, []).append(values)
                 continue
-            own, whole = _split_whole(name, values, layout.size)
+            own, whole = _split_whole(values, layout.size)
             combined.setdefault(name, []).append(whole)
             for path, value in zip(paths, layout.split(own), strict=True):
                 if path:
@@ -174,34 +177,59 @@ def _links(state: Any, role: type) -> list[Any]:
 
 
 def _models(state: Any) -> list[tuple[Any, list[Any]]]:
-    """Groups the links into models: every tracker begins one, and names its tensors."""
+    """Groups the links into models: every tracker begins one, and holds its tensors."""
     models: list[tuple[Any, list[Any]]] = []
     for link in _links(state, Readable):
-        if isinstance(link, Anchored):
-            models.append((link.anchor, [link]))
-        elif models:
+        # The trackers are what counts the steps.
+        if "count" in link.readings() or not models:
+            models.append((_tensors(link), [link]))
+        else:
             models[-1][1].append(link)
-        else:  # an optimizer in several directions has no tensors to tell apart
-            models.append(((), [link]))
     # Groups that no parameter belongs to have nothing to say, unless they are all there is.
-    of_parameters = [
-        (anchor, links)
-        for anchor, links in models
-        if jax.tree.leaves(anchor) or not isinstance(links[0], Anchored)
-    ]
+    of_parameters = [model for model in models if model[0] is None or jax.tree.leaves(model[0])]
     return of_parameters or models
 
 
-def _split_whole(name: str, values: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+def _tensors(tracker: Any) -> Any:
+    """The origin of a tracker's positions, which has the leaves that it follows, or None."""
+    names = [name for name in ("anchor", "mean", "base") if hasattr(tracker, name)]
+    return getattr(tracker, names[0]) if names else None
+
+
+def _layout_of(tensors: Any, per: Per, sizes: set[int]) -> _layout.Layout:
+    """Layout that has readings of these sizes: of `per`, or of whole tensors.
+
+    Optimizers of a partition can have a `per` each, so one that is right for some of them may be
+    wrong or impossible for others.
+    """
+
+    def fits(layout: _layout.Layout) -> bool:
+        return sizes <= {layout.size, layout.size + 1}
+
+    whole = [_layout.Layout.of(tensors, each) for each in ("tensor", "global")]
+    fitting = next(filter(fits, whole), None)
+    try:
+        layout = _layout.Layout.of(tensors, per)
+    except ValueError:
+        if fitting is None or isinstance(per, str):
+            raise
+        return fitting
+    if fits(layout):
+        return layout
+    if fitting is None:
+        first = next(iter(_layout.leaf_paths(tensors)), "") or "the parameters"
+        raise ValueError(
+            f"the optimizer of {first} has {min(sizes)} parabolas, but per describes"
+            f" {layout.size}: pass the per that was given to the optimizer."
+        )
+    return fitting
+
+
+def _split_whole(values: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Values per parabola, and the value for the whole: its own, or a geometric mean."""
-    if values.shape[0] == size + 1:
+    if values.shape[0] > size:
         return values[:-1], values[-1]
-    if values.shape[0] == size:
-        return values, jnp.exp(jnp.sum(jnp.log(values)) / max(1, size))
-    raise ValueError(
-        f"the state holds {values.shape[0]} values of {name}, but per describes {size}"
-        " parabolas: pass the per that was given to the optimizer."
-    )
+    return values, jnp.exp(jnp.sum(jnp.log(values)) / max(1, size))
 
 
 def _combine(name: str, values: jax.Array) -> jax.Array:

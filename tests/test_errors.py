@@ -191,8 +191,12 @@ def test_readouts_of_a_foreign_state(read, state):
 
 def test_metrics_with_another_granularity():
     state = po.parabolic_adam(per={"w": 0, "b": None}).init(PARAMS)
-    with pytest.raises(ValueError, match="pass the per that was given"):
+    with pytest.raises(ValueError, match=r"of b has 3 parabolas, but .* 2: pass the per that was"):
         po.metrics(state)
+    with pytest.raises(ValueError, match="axis 1 of b"):
+        po.metrics(state, 1)
+    with pytest.raises(ValueError, match="is not known"):
+        po.metrics(po.parabolic_adam().init(PARAMS), "layer")
 
 
 @pytest.mark.parametrize("optimizer", [po.parabolic_adam(), po.ogr(2)], ids=["adam", "ogr"])

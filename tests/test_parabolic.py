@@ -561,6 +561,50 @@ def test_metrics_know_parabolas_that_are_shared():
     assert all("/" not in name for name in po.metrics(po.parabolic_adam().init(params["w"])))
 
 
+@pytest.mark.parametrize("make", [po.ogr, po.ogr_published, po.ogr_diagonal])
+@pytest.mark.parametrize("place", ["a", "z"], ids=["before", "behind"])
+def test_groups_without_parameters_have_no_say_in_readings(make, place):
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    adam = po.parabolic_adam(initial_step=1e-3)
+    for kept, empty in ((make(), adam), (adam, make())):
+        alone = po.metrics(kept.init(params))
+        groups = optax.partition({"m": kept, place: empty}, {"w": "m", "b": "m"})
+        beside = po.metrics(groups.init(params))
+        assert beside.keys() == alone.keys()
+        for name, values in alone.items():
+            np.testing.assert_array_equal(beside[name], values)
+
+
+def rows(path, leaf):
+    return 0 if leaf.ndim else None
+
+
+@pytest.mark.parametrize(
+    ("pers", "per"),
+    [
+        (("global", "tensor"), "tensor"),
+        (("global", "tensor"), "global"),
+        (("global", rows), rows),
+        (("tensor", rows), rows),
+        (("tensor", rows), {"a": None, "b": None, "c": 0, "d": None}),
+        (("tensor", rows), {"a": 7, "b": 0, "c": 0, "d": None}),
+    ],
+)
+def test_readings_of_groups_with_a_granularity_each(pers, per):
+    params = {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones((4, 2)), "d": jnp.ones(())}
+    groups = [
+        po.parabolic_adam(per=own, initial_step=step)
+        for own, step in zip(pers, (0.25, 0.5), strict=True)
+    ]
+    labels = {"a": 0, "b": 0, "c": 1, "d": 1}
+    readings = po.metrics(optax.partition(dict(enumerate(groups)), labels).init(params), per)
+    assert readings["step_size"] == pytest.approx(0.125**0.5)
+    for name, steps in {"a": 0.25, "b": 0.25, "c": 0.5, "d": 0.5}.items():
+        shape = (4,) if name == "c" and pers[1] == rows else ()
+        np.testing.assert_allclose(readings[f"step_size/{name}"], jnp.full(shape, steps), 1e-6)
+        assert readings[f"signal/{name}"].shape == shape
+
+
 def test_a_tensor_called_value_keeps_its_name():
     equinox = pytest.importorskip("equinox")
 
