@@ -172,8 +172,9 @@ def decay_outward(
       is four float32 scalars; the tracker takes two more inner products for it.
 
     Raises:
-      ValueError: a constant is out of range; in the update, the tracker has another `per`, or
-        does not take the inner products with the mean (``radial=True``).
+      ValueError: a constant is out of range; in the update, `mask` does not fit the parameters,
+        the tracker has another `per`, or it does not take the inner products with the mean
+        (``radial=True``).
       TypeError: a constant is not a number.
 
     Source:
@@ -273,7 +274,8 @@ def decay_inward(
       float32 scalar. Where :func:`decay_outward` asks for more, such a coordinate gets that.
 
     Raises:
-      ValueError: the constant is out of range; in the update, the tracker has another `per`.
+      ValueError: the constant is out of range; in the update, `mask` does not fit the parameters,
+        or the tracker has another `per`.
       TypeError: the constant is not a number.
 
     Source:
@@ -364,4 +366,10 @@ def _matrices(params: Any, layout: _layout.Layout) -> list[bool]:
 def _decaying(mask: Any, params: Any) -> list[bool]:
     """Whether each leaf decays; a mask may be a prefix of the parameters."""
     tree = mask(params) if _layout.is_function(mask) else mask
-    return [bool(own) for own in _layout.per_leaf(tree, params)]
+    values = _layout.per_leaf("mask", "bool", tree, params)
+    for name, own in zip(_layout.leaf_paths(params), values, strict=True):
+        if np.ndim(own) != 0 or not (isinstance(own, int) or hasattr(own, "dtype")):
+            raise ValueError(
+                f"mask gives {own!r} for {name or 'the parameters'}: it must be True or False."
+            )
+    return [bool(own) for own in values]

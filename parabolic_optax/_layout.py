@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -57,9 +58,11 @@ class Layout:
     @classmethod
     def of(cls, tree: Any, per: Per) -> "Layout":
         """Layout of the leaves of `tree`; raises ValueError for an impossible `per`."""
-        leaves = jax.tree.leaves(tree)
-        axes = _axes(tree, per)
-        for name, leaf, axis in zip(leaf_paths(tree), leaves, axes, strict=True):
+        leaves, names = jax.tree.leaves(tree), leaf_paths(tree)
+        axes = [
+            _axis(axis, name) for axis, name in zip(_axes(tree, per, names), names, strict=True)
+        ]
+        for name, leaf, axis in zip(names, leaves, axes, strict=True):
             if axis is not None and not -leaf.ndim <= axis < leaf.ndim:
                 raise ValueError(
                     f"per asks for slices along axis {axis} of {name or 'the parameters'},"
@@ -147,7 +150,7 @@ def pick(values: jax.Array, index: int) -> jax.Array:
     return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
 
 
-def _axes(tree: Any, per: Any) -> list[Any]:
+def _axes(tree: Any, per: Any, names: list[str]) -> list[Any]:
     leaves = jax.tree.leaves(tree)
     if isinstance(per, str):
         if per not in ("tensor", "global"):
@@ -157,9 +160,21 @@ def _axes(tree: Any, per: Any) -> list[Any]:
             )
         return [None] * len(leaves)
     if is_function(per):
-        return [per(name, leaf) for name, leaf in zip(leaf_paths(tree), leaves, strict=True)]
+        return [per(name, leaf) for name, leaf in zip(names, leaves, strict=True)]
     # A prefix tree of axes. None means "one parabola" here, so it must count as a leaf.
-    return per_leaf(per, tree, is_leaf=lambda x: x is None)
+    return per_leaf("per", "axis", per, tree, is_leaf=lambda x: x is None)
+
+
+def _axis(axis: Any, name: str) -> Axis:
+    try:
+        # To Python a bool is an integer; it was meant for a mask.
+        number: Any = float(axis) if isinstance(axis, bool) else axis
+        return None if number is None else operator.index(number)
+    except TypeError:
+        raise ValueError(
+            f"per gives {axis!r} for {name or 'the parameters'}: an axis must be an integer, or"
+            " None for the whole leaf."
+        ) from None
 
 
 def is_function(value: Any) -> bool:
@@ -168,14 +183,31 @@ def is_function(value: Any) -> bool:
     return callable(value) and (bound or jax.tree_util.all_leaves([value]))
 
 
-def per_leaf(prefix: Any, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
-    """What a prefix of `tree` says, once for every leaf of `tree`."""
+def per_leaf(
+    argument: str,
+    kind: str,
+    prefix: Any,
+    tree: Any,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> list[Any]:
+    """What a prefix of `tree` says, once for every leaf of `tree`; raises ValueError for others.
+
+    To the user the prefix is an argument, and its leaves are of some kind.
+    """
     values: list[Any] = []
 
     def extend(value: Any, subtree: Any) -> None:
         values.extend([value] * len(jax.tree.leaves(subtree)))
 
-    jax.tree.map(extend, prefix, tree, is_leaf=is_leaf)
+    try:
+        jax.tree.map(extend, prefix, tree, is_leaf=is_leaf)
+    except ValueError as error:
+        # JAX calls the prefix by the names of its own function and argument.
+        difference = str(error).replace("tree_map tree", argument)
+        raise ValueError(
+            f"{argument} must be one {kind} for all parameters, or a tree like theirs, in which one"
+            f" {kind} may stand for a whole subtree. {difference}"
+        ) from None
     return values
 
 

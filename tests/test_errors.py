@@ -161,6 +161,33 @@ def test_axis_out_of_range(axis):
         po.parabolic_adam(per={"w": 0, "b": axis}).init(PARAMS)
 
 
+@pytest.mark.parametrize("axis", [0.5, "x", True, jnp.arange(2)])
+def test_axis_is_no_integer(axis):
+    for per in ({"w": None, "b": axis}, lambda path, leaf: axis if path == "b" else None):
+        with pytest.raises(ValueError, match=r"per gives .* for b: an axis must be an integer"):
+            po.parabolic_adam(per=per).init(PARAMS)
+
+
+@pytest.mark.parametrize("kind", ["axis", "bool"])
+@pytest.mark.parametrize(
+    "prefix", [{"w": 0}, {"w": 0, "c": 0}, {"w": 0, "b": (0, 1)}, [0, 0]], ids=str
+)
+def test_a_tree_that_is_no_prefix_of_the_parameters(kind, prefix):
+    name = {"axis": "per", "bool": "mask"}[kind]
+    optimizer = po.parabolic_adamw(**{name: prefix})
+    # JAX says where they differ, every version in its own words.
+    message = rf"{name} must be one {kind} for all parameters, or a tree like .* subtree\. \w"
+    with pytest.raises(ValueError, match=message):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("value", ["no", jnp.ones(3, bool)])
+def test_a_mask_that_is_neither_true_nor_false(value):
+    optimizer = po.parabolic_adamw(mask={"w": True, "b": value})
+    with pytest.raises(ValueError, match=r"mask gives .* for b: it must be True or False"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+
+
 def test_links_of_different_granularity():
     chain = optax.chain(
         po.track_displacement(optax.identity()), po.estimate_uncentred(per="global")
