@@ -25,12 +25,11 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
         raise TypeError(f"{name} must be a number, got {value!r}.")
 
 
-def direction(base: Any) -> None:
-    """Raises TypeError for a base that is not a gradient transformation."""
+def direction(base: Any, name: str = "base", such_as: str = "optax.scale_by_adam()") -> None:
+    """Raises TypeError for a base, or another argument, that is not a gradient transformation."""
     if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
         raise TypeError(
-            "base must be an optax gradient transformation, such as optax.scale_by_adam();"
-            f" got {base!r}."
+            f"{name} must be an optax gradient transformation, such as {such_as}; got {base!r}."
         )
 
 
@@ -59,14 +58,24 @@ def ascent(base: optax.GradientTransformation) -> None:
 
 
 def floating(params: Any) -> None:
-    """Raises TypeError for a parameter that is not of floating type."""
+    """Raises TypeError for a parameter that is not of a floating type of at least 16 bits."""
     for name, leaf in zip(_layout.leaf_paths(params), jax.tree.leaves(params), strict=True):
-        dtype = getattr(leaf, "dtype", None)
+        name, dtype = name or "(root)", getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, float | complex):
+            raise TypeError(
+                f"parameter {name} is a Python {type(leaf).__name__}; parabolas need arrays. Wrap"
+                " it in jnp.asarray."
+            )
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"parameter {name or '(root)'} is {dtype or type(leaf).__name__}; parabolas need"
+                f"parameter {name} is {dtype or type(leaf).__name__}; parabolas need"
                 " floating-point arrays. Leave other leaves out with optax.partition, or with"
                 " optax.masked where nothing has a gradient for them."
+            )
+        if jnp.finfo(dtype).bits < 16:
+            raise TypeError(
+                f"parameter {name} is {dtype}, in which most steps round to nothing. Keep it in"
+                " jnp.bfloat16 or a wider type, and let the loss cast it."
             )
 
 

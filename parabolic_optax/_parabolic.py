@@ -118,6 +118,8 @@ def parabolic(
       [ 2. -3.]
     """
     _checks.ascent(base)
+    if decay is not None:
+        _checks.direction(decay, "decay", "po.decay_outward()")
     return _chain(
         base,
         learning_rate,

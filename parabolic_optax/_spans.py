@@ -295,8 +295,8 @@ def track_fixed(directions: Any, *, decay: float = 0.9) -> optax.GradientTransfo
       A link from gradients to :class:`Span`, with the state of :func:`track_averages`.
 
     Raises:
-      ValueError: the leaves have no common leading axis; otherwise as
-        :func:`track_averages` does.
+      ValueError: the leaves have no common leading axis, or, at init, are not like the
+        parameters beside it; otherwise as :func:`track_averages` does.
       TypeError: as :func:`track_averages` does.
 
     Source:
@@ -316,6 +316,10 @@ def track_fixed(directions: Any, *, decay: float = 0.9) -> optax.GradientTransfo
     ((rank,),) = ranks
 
     def begin(params: Any) -> Any:
+        like = jax.tree.structure(params) == jax.tree.structure(directions)
+        pairs = zip(jax.tree.leaves(directions), jax.tree.leaves(params), strict=like)
+        if not like or any(jnp.shape(row)[1:] != leaf.shape for row, leaf in pairs):
+            raise ValueError("directions must be like the parameters, beside the leading axis.")
         rows = jax.tree.map(lambda r, p: jnp.array(r, p.dtype), directions, params)
         return orthonormal(rows, rank)
 

@@ -126,10 +126,35 @@ def test_means_of_no_type(mean_dtype):
         po.parabolic_adam(mean_dtype=mean_dtype)
 
 
-@pytest.mark.parametrize("leaf", [jnp.arange(3), 3, 1.5], ids=["ints", "int", "float"])
-def test_leaf_is_not_of_floating_type(leaf):
-    with pytest.raises(TypeError, match=r"parameter deep/n is \w+; .*optax.masked"):
-        po.parabolic_adam().init({"w": jnp.ones(2), "deep": {"n": leaf}})
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (jnp.arange(3), r"int32; .*optax.masked"),
+        (3, r"int; .*optax.masked"),
+        (jnp.ones(3, jnp.int4), r"int4; .*optax.masked"),
+        (1.5, r"a Python float; .*jnp\.asarray"),
+        (jnp.ones(3, jnp.float8_e4m3fn), r"float8_e4m3fn, .*bfloat16 or a wider type"),
+        (jnp.ones(3, jnp.float8_e5m2), r"float8_e5m2, .*bfloat16 or a wider type"),
+    ],
+    ids=["ints", "int", "int4", "float", "float8", "wide range"],
+)
+@pytest.mark.parametrize("optimizer", [po.parabolic_adam(), po.ogr(), po.ogr_diagonal()])
+def test_leaf_is_not_of_floating_type(optimizer, leaf, message):
+    with pytest.raises(TypeError, match=f"parameter deep/n is {message}"):
+        optimizer.init({"w": jnp.ones(2), "deep": {"n": leaf}})
+
+
+def test_decay_is_no_transformation():
+    with pytest.raises(TypeError, match=r"decay must be .*such as po.decay_outward\(\); got 0.1"):
+        po.parabolic(optax.scale_by_adam(), decay=0.1)
+
+
+@pytest.mark.parametrize(
+    "directions", [jnp.ones((1, 3)), {"w": jnp.ones((1, 2, 3)), "b": jnp.ones((1, 2))}]
+)
+def test_directions_of_other_parameters(directions):
+    with pytest.raises(ValueError, match="directions must be like the parameters"):
+        po.track_fixed(directions).init(PARAMS)
 
 
 def tracker_and_state():
