@@ -178,7 +178,8 @@ def step_multiplicative(
       numbers per parabola and four scalars.
 
     Raises:
-      ValueError: a constant is out of range.
+      ValueError: a constant is out of range; at init, `per` is impossible; in the update, it
+        differs from the tracker's.
       TypeError: a constant is not a number.
 
     Source:
@@ -209,10 +210,9 @@ def step_multiplicative(
         ("decline", decline),
         ("max_rate", max_rate),
         ("brake", brake),
-        ("limit", limit),
+        ("limit", 0.0 if limit is None else limit),
     ]:
-        if value is not None:
-            _checks.in_range(name, value, 0.0)
+        _checks.in_range(name, value, 0.0)
 
     def init(params: Any) -> MultiplicativeState:
         layout = _layout.Layout.of(params, per)

@@ -107,6 +107,8 @@ def test_memory_of_one(make, name):
         (lambda: po.parabolic_sgd(momentum=True), "momentum"),
         (lambda: po.parabolic_adam("0.1"), "learning_rate"),
         (lambda: po.parabolic_adamw(True), "learning_rate"),
+        (lambda: po.parabolic(optax.identity(), max_rate=None), "max_rate"),
+        (lambda: po.step_multiplicative(growth=None), "growth"),
     ],
 )
 def test_constant_is_no_number(make, name):
