@@ -77,7 +77,8 @@ def estimate_uncentred(
       parabola and three for the whole.
 
     Raises:
-      ValueError: a constant is out of range; in the update, `per` differs from the tracker's.
+      ValueError: a constant is out of range; at init, `per` is impossible; in the update, it
+        differs from the tracker's.
       TypeError: a constant is not a number.
 
     Source:

@@ -172,10 +172,10 @@ def track_displacement(
       parameters beside the base's, of `mean_dtype`, and one more for the tail.
 
     Raises:
-      TypeError: the base is not a gradient transformation; a parameter is not of
-        floating type; a constant is not a number; `mean_dtype` is no type.
-      ValueError: a constant is out of range; `mean_dtype` is another type; ``params`` is
-        missing in the update; the gradients do not match the parameters.
+      TypeError: the base is not a gradient transformation; a constant is not a number;
+        `mean_dtype` is no type; at init, a parameter is not of a floating type of at least 16 bits.
+      ValueError: a constant is out of range; `mean_dtype` is another type; at init, `per` is
+        impossible; in the update, ``params`` is missing or does not match the gradients.
 
     Source:
       This package; polynomial-decay averages are due to Shamir and Zhang, ICML 2013; one mean

@@ -94,10 +94,11 @@ def parabolic(
       not finite in float32 changes nothing and is counted.
 
     Raises:
-      TypeError: the base is not a gradient transformation; a constant is not a number; at
-        init, a parameter is not of floating type.
+      TypeError: `base` or `decay` is not a gradient transformation; a constant is not a number;
+        `mean_dtype` is no type; at init, a parameter is not of a floating type of at least 16 bits.
       ValueError: the base points downhill, as complete optimizers do; a constant is out of
-        range; in the update, ``params`` is missing or does not match the gradients.
+        range; `mean_dtype` is another type; at init, `per` is impossible; in the update, ``params``
+        is missing or does not match the gradients.
 
     Source:
       This package; the parabola from online gradient statistics is due to Duda,
@@ -176,7 +177,7 @@ def parabolic_adam(
 
     Raises:
       TypeError: as :func:`parabolic` does.
-      ValueError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does; `b1` or `b2` is 1, or is injected in half precision.
 
     Source:
       Kingma and Ba, arXiv:1412.6980, for the direction; this package for its length.
@@ -251,7 +252,7 @@ def parabolic_adamw(
 
     Raises:
       TypeError: as :func:`parabolic` does.
-      ValueError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic_adam` does; in the update, `mask` does not fit the parameters.
 
     Source:
       Loshchilov and Hutter, arXiv:1711.05101, and Liang et al., arXiv:2411.16085, for the
@@ -324,7 +325,8 @@ def parabolic_sgd(
 
     Raises:
       TypeError: as :func:`parabolic` does.
-      ValueError: as :func:`parabolic` does; the momentum is not in [0, 1).
+      ValueError: as :func:`parabolic` does; `momentum` is 1, or is injected in half precision; in
+        the update, `mask` does not fit the parameters.
 
     Source:
       Sutskever et al., ICML 2013, for the momentum; this package for scale and length.
@@ -385,7 +387,7 @@ def parabolic_muon(
 
     Raises:
       TypeError: as :func:`parabolic` does.
-      ValueError: as :func:`parabolic` does.
+      ValueError: as :func:`parabolic` does; in the update, `mask` does not fit the parameters.
 
     Source:
       Jordan et al., Muon, 2024, for the direction; this package for its length.

@@ -57,7 +57,8 @@ def ogr_momentum(
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: a constant is not a number; a parameter is not of floating type.
+      TypeError: a constant is not a number; at init, a parameter is not of a floating type of at
+        least 16 bits.
 
     Source:
       Duda, arXiv:1907.07063. The constants: this package.
@@ -127,8 +128,8 @@ def ogr_published(
     Raises:
       ValueError: a constant is out of range; in the update, ``params`` is missing or does not
         match the gradients.
-      TypeError: `rank` is not an integer, another constant not a number; a parameter is not of
-        floating type.
+      TypeError: `rank` is not an integer, or another constant not a number; at init, a parameter is
+        not of a floating type of at least 16 bits.
 
     Source:
       Duda, arXiv:1901.11457. The constants: this package.

@@ -236,7 +236,7 @@ def estimate_exact(
     Raises:
       ValueError: `rank` is below 1; in the update, it differs from the tracker's, or ``params``
         is missing or does not match the gradients.
-      TypeError: `rank` is not an integer.
+      TypeError: `rank` is not an integer; in the update, `gradient` is not a function.
 
     Source:
       Pearlmutter, 1994, for the product.

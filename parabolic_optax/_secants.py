@@ -259,7 +259,8 @@ def track_secants(
     Raises:
       ValueError: rank is less than 1, or `tolerance` is out of range; in the update,
         ``params`` is missing or does not match the gradients.
-      TypeError: `rank` is not an integer; a parameter is not of floating type.
+      TypeError: `rank` is not an integer, or `tolerance` not a number; at init, a parameter is not
+        of a floating type of at least 16 bits.
 
     Source:
       This package; the regression of gradients on positions in a few directions is due to

@@ -172,7 +172,8 @@ def track_averages(
     fixed before the gradient of the previous one was drawn, as the instrument form needs.
 
     Args:
-      scales: decay of each average in [0, 1); their number is k, static.
+      scales: decay of each average, in [0, 1]; their number is k, static. One of 1 is the mean of
+        all samples.
       of_updates: average the steps of the parameters instead of the gradients.
       decay: of the running means of parameters and gradients, in [0, 1]. At 1 they are means
         of all samples.
@@ -184,7 +185,8 @@ def track_averages(
     Raises:
       ValueError: no scale is given, or a constant is out of range; in the update, ``params``
         is missing or does not match the gradients.
-      TypeError: a constant is not a number; a parameter is not of floating type.
+      TypeError: a constant is not a number, or `scales` not a sequence of them; at init, a
+        parameter is not of a floating type of at least 16 bits.
 
     Source:
       One direction: Duda, arXiv:1907.07063. Several scales: this package.

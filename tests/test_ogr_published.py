@@ -271,6 +271,15 @@ def test_directions_follow_gradients_or_updates(of_updates):
         np.testing.assert_allclose(np.abs(span.directions), expected, atol=1e-6)
 
 
+def test_an_average_that_forgets_nothing_is_the_mean():
+    gradients = np.random.default_rng(3).normal(size=(30, 4))
+    tracker, params = po.track_averages((1.0,)), jnp.zeros(4)
+    state = tracker.init(params)
+    for gradient in jnp.asarray(gradients, jnp.float32):
+        _, state = jax.jit(tracker.update)(gradient, state, params)
+    np.testing.assert_allclose(state.memory[0], gradients.mean(0), 1e-4, 1e-6)
+
+
 def test_components_are_the_principal_ones():
     rng = np.random.default_rng(9)
     axes, _ = np.linalg.qr(rng.normal(size=(8, 8)))
