@@ -1,11 +1,14 @@
 """The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
+import inspect
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 
@@ -17,8 +20,10 @@ from parabolic_optax._types import Per
 _ADAM_RATE = 0.07
 # Largest steps of scaled directions without decay, in root mean squares of the parameters.
 _LIMIT = 0.3
-# A constant multiplier below this was meant to be a learning rate.
+# A multiplier that stays below this was meant to be a learning rate.
 _SMALL_MULTIPLIER = 0.1
+# Where a schedule is looked at; a warm-up may be long.
+_PROBED = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def parabolic(
@@ -60,8 +65,8 @@ def parabolic(
       learning_rate: multiplier on the step size that the model finds, a float or an optax
         schedule of the number of updates, skipped ones included; 1 is right. The steps grow or
         shrink to make up for a constant one, but weight decay is weaker with a smaller and stronger
-        with a larger one; one below 0.1 is warned of. Where the length of the run is known, a decay
-        to 0 at its end takes the noise out of the parameters themselves.
+        with a larger one; one that stays below 0.1 is warned of. Where the length of the run is
+        known, a decay to 0 at its end takes the noise out of the parameters themselves.
       per: one parabola per ``"tensor"``, one for all (``"global"``), or the axis along
         which every slice of a leaf has its own (None for the whole leaf), as a function
         ``per(path, leaf)`` or as a pytree of axes, which may be a prefix of the parameters.
@@ -508,14 +513,38 @@ def _check_memory(name: str, value: Any) -> None:
 
 
 def _check_multiplier(learning_rate: Any) -> None:
-    """Warns of a constant that looks like the rate of another optimizer."""
-    if callable(learning_rate):
-        return
-    _checks.in_range("learning_rate", learning_rate, 0.0)
-    if _checks.is_number(learning_rate) and 0.0 < learning_rate < _SMALL_MULTIPLIER:
+    """Warns of a constant, or a schedule, that looks like the rate of another optimizer."""
+    scheduled = callable(learning_rate)
+    if not scheduled:
+        _checks.in_range("learning_rate", learning_rate, 0.0)
+    largest = _largest(learning_rate)
+    if 0.0 < largest < _SMALL_MULTIPLIER:
+        given = f", which stays at or below {largest:g}," if scheduled else f"={largest:g}"
         warnings.warn(
-            f"learning_rate={learning_rate:g} is a multiplier on the step size that is found. The"
-            " steps grow to make up for it, weight decay becomes weaker: leave it at 1.",
+            f"learning_rate{given} is a multiplier on the step size that is found. The steps grow"
+            " to make up for it, weight decay becomes weaker: leave it at 1.",
             # The caller of the function that called _chain.
             stacklevel=4,
         )
+
+
+def _largest(learning_rate: Any) -> float:
+    """A multiplier, or the largest value of a schedule at a few counts; nan where unknown."""
+    try:
+        if callable(learning_rate):
+            counts = (jnp.asarray(count, jnp.int32) for count in _PROBED)
+            return max(np.asarray(learning_rate(count)).item() for count in counts)
+        if not _checks.is_number(learning_rate) and _injected():
+            return math.nan
+        return np.asarray(learning_rate).item()
+    except Exception:
+        # One that is traced, or a schedule that works in its own place alone, is taken on trust.
+        return math.nan
+
+
+def _injected() -> bool:
+    """Whether optax calls, as inject_hyperparams does with the present values of schedules."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] != "optax":
+        frame = frame.f_back
+    return frame is not None

@@ -283,13 +283,60 @@ def test_averages_of_other_parameters(params, message):
         po.eval_params(state, params)
 
 
-def test_a_constant_multiplier_that_looks_like_a_rate_is_warned_of():
-    for make in (po.parabolic_adam, partial(po.parabolic, optax.scale_by_adam())):
-        with pytest.warns(UserWarning, match="learning_rate=0.001 is a multiplier") as warned:
-            make(learning_rate=1e-3)
+@pytest.mark.parametrize(
+    ("learning_rate", "message"),
+    [
+        (1e-3, "=0.001"),
+        (np.array(1e-3), "=0.001"),
+        (jnp.float32(1e-3), "=0.001"),
+        (lambda count: 1e-3, ", which stays at or below 0.001,"),
+        (optax.cosine_decay_schedule(3e-4, 1000), ", which stays at or below 0.0003,"),
+        (optax.warmup_cosine_decay_schedule(0.0, 3e-3, 1000, 5000), ", which .* 0.003,"),
+    ],
+)
+def test_a_multiplier_that_looks_like_a_rate_is_warned_of(learning_rate, message):
+    for make in (po.parabolic_adam, po.parabolic_muon, partial(po.parabolic, optax.identity())):
+        with pytest.warns(UserWarning, match=f"learning_rate{message} is a multiplier") as warned:
+            make(learning_rate=learning_rate)
         assert [warning.filename for warning in warned] == [__file__]
-    for learning_rate in (0.0, 0.5, 1, 2.0, jnp.float32(1e-3), lambda count: 1e-3):
-        po.parabolic_adam(learning_rate)
+
+
+def no_schedule(count):
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "learning_rate",
+    [
+        *(0.0, 0.5, 1, 2.0, np.array(0.5), jnp.float32(0.5), jnp.full(2, 1e-3)),
+        optax.linear_schedule(1.0, 0.0, 10, 0),
+        optax.linear_schedule(0.0, 1.0, 1_000_000),
+        no_schedule,
+        lambda count: count.epoch,
+        lambda count: None,
+    ],
+)
+def test_multipliers_that_are_not_warned_of(learning_rate):
+    po.parabolic_adam(learning_rate)
+
+
+def test_multipliers_of_other_programs_are_not_warned_of():
+    """A value that is traced or injected may be one of a schedule."""
+
+    @jax.jit
+    def step(rate):
+        for learning_rate in (rate, lambda count: rate):
+            optimizer = po.parabolic_adam(learning_rate)
+            updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+        return updates
+
+    step(1e-3)
+    for make in (po.parabolic_adam, lambda learning_rate: po.parabolic_adam(learning_rate)):
+        decay = optax.linear_schedule(1.0, 0.01, 2)
+        optimizer = optax.inject_hyperparams(make)(learning_rate=decay)
+        state = optimizer.init(PARAMS)
+        for _ in range(4):
+            _, state = optimizer.update(PARAMS, state, PARAMS)
 
 
 def test_what_is_not_the_learning_rate_or_a_constant_of_adam_has_to_be_named():

@@ -45,7 +45,7 @@ ALLOWED = {
     },
 }
 OUTSIDE = {
-    "collections", "dataclasses", "functools", "math", "operator", "typing", "warnings",
+    "collections", "dataclasses", "functools", "inspect", "math", "operator", "typing", "warnings",
     "jax", "numpy", "optax",
 }  # fmt: skip
 
