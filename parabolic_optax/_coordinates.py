@@ -147,6 +147,7 @@ def ogr_diagonal(
 
         def leaf(x, g, mean, mean_gradient, spread, response):
             w = weight.astype(spread.dtype)
+            rate, part, furthest = _tree.as_type(spread.dtype, learning_rate, share, reach)
             dx, dg = (jnp.where(first, 0.0, a - b) for a, b in ((x, mean), (g, mean_gradient)))
             mean, mean_gradient = x - (1.0 - w) * dx, g - (1.0 - w) * dg
             partner = dg if perfect_correlation else dx
@@ -158,10 +159,10 @@ def ogr_diagonal(
             slope = g if perfect_correlation else slope
             size = jnp.abs(curvature)
             known = size > 0.0
-            way = -share * slope / jnp.where(known, size, 1.0)
-            length, limit = jnp.abs(way), reach * jnp.sqrt(spread)
+            way = -part * slope / jnp.where(known, size, 1.0)
+            length, limit = jnp.abs(way), furthest * jnp.sqrt(spread)
             way = way * jnp.minimum(1.0, limit / jnp.where(length > 0.0, length, 1.0))
-            step = jnp.where(known, way, -learning_rate * g)
+            step = jnp.where(known, way, -rate * g)
             return step, mean, mean_gradient, spread, response
 
         treedef = jax.tree.structure(point)

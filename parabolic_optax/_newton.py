@@ -87,15 +87,15 @@ def step_newton(
         _checks.match(span.gradient, params)
         rank = vectors.shape[0]
         known = updates.eigenvalues != 0.0
+        rate, part, furthest = _tree.as_type(updates.slopes.dtype, learning_rate, share, reach)
         with jax.default_matmul_precision("highest"):
             newton = jax.vmap(newton_kernel, in_axes=(0, 0, None, None))(
-                updates.slopes, updates.eigenvalues, share, reach * span.distance
+                updates.slopes, updates.eigenvalues, part, furthest * span.distance
             )
             along = vectors.T @ _tree.project(span.directions, span.gradient, rank)
             # Where the model speaks, gradient descent is silent.
-            inside = vectors @ (newton + learning_rate * jnp.where(known, along, 0.0))
-        rate = jnp.asarray(-learning_rate)
-        step = _tree.axpy(rate, span.gradient, _tree.combine(inside, span.directions))
+            inside = vectors @ (newton + rate * jnp.where(known, along, 0.0))
+        step = _tree.axpy(-rate, span.gradient, _tree.combine(inside, span.directions))
         return _tree.step_or_stay(span.usable, step, params), state
 
     return link(stateless, update)

@@ -145,5 +145,6 @@ def stiffness_kernel(
     eigenvalues: jax.Array, asymmetry: jax.Array, damping: float | jax.Array
 ) -> jax.Array:
     """|eigenvalues| min(2, sqrt(1 + (damping asymmetry)^2)), all [k]."""
-    factor = jnp.sqrt(1.0 + (damping * asymmetry) ** 2)
+    (strength,) = _tree.as_type(asymmetry.dtype, damping)
+    factor = jnp.sqrt(1.0 + (strength * asymmetry) ** 2)
     return jnp.abs(eigenvalues) * jnp.minimum(factor, _MOST_DAMPED)

@@ -138,7 +138,7 @@ def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
     return jnp.concatenate([rest[:1] / tail[0], kept])
 
 
-def attribute(frame: jax.Array, coefficients: jax.Array, tolerance: float) -> jax.Array:
+def attribute(frame: jax.Array, coefficients: jax.Array, tolerance: float | jax.Array) -> jax.Array:
     """Which direction is to blame for a secant that the images do not reproduce, [k].
 
     The oldest one that has a share in the unit displacement: b with b . coefficients = 1,
@@ -153,7 +153,7 @@ def attribute(frame: jax.Array, coefficients: jax.Array, tolerance: float) -> ja
     )
 
 
-def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pairs:
+def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float | jax.Array) -> Pairs:
     """Takes in one secant pair of unit displacement; drops the oldest direction if full.
 
     Only vectors of length k and matrices of size k x k are worked on beside inner products
@@ -161,6 +161,7 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float) -> Pa
     """
     rank = pairs.frame.shape[0]
     dtype = pairs.frame.dtype
+    (tolerance,) = _tree.as_type(dtype, tolerance)
     inside = _tree.project(pairs.directions, displacement, rank)
     residual = _tree.axpy(-1.0, _tree.combine(inside, pairs.directions), displacement)
     # The second pass makes the residual orthogonal to rounding ("twice is enough").

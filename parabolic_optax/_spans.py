@@ -272,7 +272,7 @@ def track_components(
         per_length = 1.0 / jnp.where(size > 0.0, size, 1.0)
         unit = _tree.scale(per_length, taken)
         filled = jnp.diag(_coefficients(rows, rows, rank)) > 0.5
-        added = rate * _tree.project(rows, unit, rank)
+        added = _tree.as_type(size.dtype, rate)[0] * _tree.project(rows, unit, rank)
         added = jnp.where(jnp.arange(rank) == jnp.sum(filled), 1.0, added)
 
         def pull(r: jax.Array, x: jax.Array) -> jax.Array:

@@ -167,8 +167,13 @@ def sample_weight(
 
 
 def as_float32(*values: float | jax.Array) -> list[jax.Array]:
-    """Constants as they enter formulas; one that is injected has the type of the gradients."""
-    return [jnp.real(jnp.asarray(value)).astype(jnp.float32) for value in values]
+    """Constants as they enter formulas of the parabolas."""
+    return as_type(jnp.float32, *values)
+
+
+def as_type(dtype: Any, *values: float | jax.Array) -> list[jax.Array]:
+    """Constants in a real type; one that is injected has that of the gradients, maybe complex."""
+    return [jnp.real(jnp.asarray(value)).astype(dtype) for value in values]
 
 
 def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax.Array:
@@ -177,4 +182,5 @@ def recent_weight(count: jax.Array, decay: float | jax.Array, dtype: Any) -> jax
     1 / count at first, which is the mean of all samples, and 1 - decay later: an
     exponential average without a bias towards where it starts.
     """
-    return jnp.maximum(1.0 - decay, 1.0 / count.astype(dtype)).astype(dtype)
+    (recent,) = as_type(dtype, 1.0 - decay)
+    return jnp.maximum(recent, 1.0 / count.astype(dtype))

@@ -138,7 +138,8 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
         # Relative to the length of the parameters it would be too short for a few of them, or
         # so long for a network that it lands far from its start.
         typical = secants.scale / math.sqrt(max(_tree.count(params), 1))
-        start = initial_radius * jnp.where(typical > 0.0, typical, 1.0)
+        (relative,) = _tree.as_type(typical.dtype, initial_radius)
+        start = relative * jnp.where(typical > 0.0, typical, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
         floor = 16.0 * jnp.finfo(start.dtype).eps * secants.scale
         judged = radius_kernel(state.radius, state.predicted, secants.change, secants.moved)

@@ -1,5 +1,7 @@
 """Parameters narrower than float32: what is kept is wide, and updates have their types."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,32 @@ MAKERS = {
     "ogr": po.ogr,
     "identity": lambda: po.parabolic(optax.identity()),
 }
+OGR = {
+    "ogr": partial(po.ogr, 2),
+    "exact": partial(po.ogr, 2, None),
+    "ogr_momentum": po.ogr_momentum,
+    "ogr_published": partial(po.ogr_published, 2),
+    "ogr_diagonal": po.ogr_diagonal,
+}
+
+
+def constants_of(name):
+    constants = {"initial_radius": 0.5, "damping": 0.5}
+    if name not in ("ogr", "exact"):
+        constants = {"learning_rate": 0.05, "share": 0.4, "reach": 2.0, "decay": 0.8}
+    return constants | ({"rate": 0.2} if name == "ogr_published" else {})
+
+
+def followed(optimizer, params, steps=6):
+    """Parameters after steps on a quadratic, by a loop that refuses a state that changes types."""
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.tree.map(lambda p: (3.0 * (p - 2.0)).astype(p.dtype), params)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), None, steps)[0][0]
 
 
 @pytest.mark.parametrize("gradient", [jnp.bfloat16, jnp.float32])
@@ -49,6 +77,14 @@ def test_a_multiplier_of_any_type_leaves_the_updates_theirs(rate):
     ):
         updates, _ = optimizer.update(params, optimizer.init(params), params)
         assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
+
+
+@pytest.mark.parametrize("name", OGR)
+def test_constants_that_are_injected_for_complex_parameters_are_real(name):
+    params = {"real": jnp.array([1.0, -3.0]), "complex": jnp.array([0.5 + 1.0j, -2.0j])}
+    makers = OGR[name], optax.inject_hyperparams(OGR[name])
+    plain, ours = (followed(make(**constants_of(name)), params) for make in makers)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, ours)
 
 
 def test_constants_that_are_injected_in_half_precision_are_refused():
@@ -96,3 +132,10 @@ def test_constants_of_64_bits_do_not_widen_the_state():
 
         (after, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, 3)
         assert after.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", OGR)
+def test_constants_of_64_bits_do_not_widen_the_state_of_the_ogr_forms(name):
+    constants = {key: np.float64(value) for key, value in constants_of(name).items()}
+    with enable_x64(True):
+        assert followed(OGR[name](**constants), jnp.ones(3, jnp.float32)).dtype == jnp.float32
