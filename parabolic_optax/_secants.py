@@ -120,11 +120,12 @@ def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
 
     Args:
       frame: orthonormal rows by age, [n, n].
-      coefficients: the newest displacement, of any length but 0, in the same basis, [n].
+      coefficients: the newest displacement, of any length, in the same basis, [n].
 
     Returns:
       Orthonormal rows, [n, n]: row 0 along the newest displacement, row i + 1 what is left
-      of row i. From where the displacement is used up, rows keep their places.
+      of row i. From where the displacement is used up, rows keep their places. Row 0 of a
+      displacement of length 0 is 0.
     """
     parts = frame @ coefficients
     # tail[i] is the length of what is left of the displacement after the first i rows.
@@ -135,7 +136,7 @@ def age_frame(frame: jax.Array, coefficients: jax.Array) -> jax.Array:
     turned = safe[:, None] * frame[:-1] - (parts[:-1] / safe)[:, None] * rest[1:]
     turned = turned / jnp.where(left, tail[:-1], 1.0)[:, None]
     kept = jnp.where(left[:, None], turned, frame[1:])
-    return jnp.concatenate([rest[:1] / tail[0], kept])
+    return jnp.concatenate([_tree.inverse(tail[0]) * rest[:1], kept])
 
 
 def attribute(frame: jax.Array, coefficients: jax.Array, tolerance: float | jax.Array) -> jax.Array:
@@ -177,7 +178,7 @@ def insert(pairs: Pairs, displacement: Any, change: Any, tolerance: float | jax.
     own = _tree.dot(residual, unexplained)
 
     fresh = outside > tolerance
-    share = 1.0 / jnp.where(fresh, outside, jnp.inf)
+    share = _tree.inverse(jnp.where(fresh, outside, 0.0))
     direction, image = _tree.scale(share, residual), _tree.scale(share, unexplained)
     blame = jnp.where(fresh, 0.0, attribute(pairs.frame, inside, tolerance))
     images = _add_outer(pairs.images, blame, unexplained)

@@ -31,8 +31,9 @@ class SpectrumState(NamedTuple):
         return {"noise": jnp.sqrt(jnp.mean(self.asymmetry**2))}
 
     def direction_readings(self) -> dict[str, jax.Array]:
-        safe = jnp.where(self.eigenvalues == 0.0, jnp.inf, self.eigenvalues)
-        return {"eigenvalues": self.eigenvalues, "extremum": -self.slopes / safe}
+        empty = self.eigenvalues == 0.0
+        way = jnp.where(empty, 0.0, -self.slopes) / jnp.where(empty, 1.0, self.eigenvalues)
+        return {"eigenvalues": self.eigenvalues, "extremum": way}
 
     def restart(self) -> "SpectrumState":
         return jax.tree.map(jnp.zeros_like, self)

@@ -52,6 +52,12 @@ def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     return jnp.where(normal, part / jnp.where(normal, whole, 1.0), 0.0)
 
 
+def inverse(x: jax.Array) -> jax.Array:
+    """1 / x, and 0 where x is 0; no number on the way is infinite."""
+    some = x != 0.0
+    return jnp.where(some, 1.0 / jnp.where(some, x, 1.0), 0.0)
+
+
 def dot(a: Any, b: Any) -> jax.Array:
     """Real inner product of two trees of wide leaves; scalar."""
     return project(jax.tree.map(lambda x: x[None], a), b, 1)[0]

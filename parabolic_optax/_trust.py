@@ -166,7 +166,7 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     secants, vectors = quadratic.sample, quadratic.eigenvectors
     rank = vectors.shape[0]
     curvatures = _bounded_below(quadratic.eigenvalues)
-    inverse = jnp.where(curvatures == 0.0, 0.0, 1.0 / jnp.where(curvatures == 0.0, 1.0, curvatures))
+    inverse = _tree.inverse(curvatures)
 
     inside = vectors @ (-inverse * quadratic.slopes)
     left = _tree.axpy(1.0, _tree.combine(inside, secants.images), secants.gradient)
@@ -176,7 +176,7 @@ def _minimise(quadratic: Quadratic, radius: jax.Array) -> tuple[Any, jax.Array]:
     # Where the span is all of space this is rounding, a direction at random inside it, and the
     # step can be longer than the radius by a factor of sqrt(2).
     size = jnp.sqrt(_tree.dot(left, left))
-    per_length = 1.0 / jnp.where(size > 0.0, size, jnp.inf)
+    per_length = _tree.inverse(size)
     outward = _tree.scale(per_length, left)
 
     # Of the vector before it is divided by its length: see `insert` of the tracker.

@@ -64,6 +64,18 @@ def test_complex_coordinates_turn_with_the_gradient():
     np.testing.assert_array_equal(got, jnp.array([1.0 + 1.0j, 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+def test_what_is_not_finite_stays_visible_and_nothing_else_is_made_so(dtype):
+    def directed(direction):
+        link = po.cautious(given_direction(jnp.asarray(direction, dtype)))
+        return link.update(jnp.array([1.0, 1.0, -1.0, 0.0], dtype), optax.EmptyState())[0]
+
+    got = directed([jnp.nan, jnp.inf, -jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(np.isnan(got) | np.isinf(got), True)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        np.testing.assert_array_equal(directed([1.0, -1.0, 1.0, 2.0]), [1.0, 0.0, 0.0, 2.0])
+
+
 def test_the_base_keeps_its_statistics_of_all_coordinates():
     plain, careful = optax.scale_by_adam(), po.cautious(optax.scale_by_adam())
     params = jnp.array([2.0, -1.0])

@@ -138,6 +138,22 @@ def test_many_problems_at_once():
     assert jnp.all(jax.vmap(solve)(centres) < 1e-5)
 
 
+@pytest.mark.parametrize(
+    "optimizer", [po.ogr(3, base=None), po.ogr_published(3)], ids=["ogr", "published"]
+)
+def test_no_nan_or_infinity_arises_outside_of_jit(optimizer):
+    params = {"zero": jnp.zeros(2), "still": jnp.ones(2), "moves": START}
+    state = optimizer.init(params)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for size in (0.0, 1.0, 1.0, 0.0):
+            grads = {name: 0.0 * p for name, p in params.items()}
+            grads["moves"] = size * jax.grad(bowl)(params["moves"])
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        readings = po.metrics(state)
+    assert np.all(np.isfinite(readings["extremum"]))
+
+
 def test_empty_and_scalar_parameters():
     optimizer = po.ogr(2)
     params = {"a": jnp.array(3.0), "none": jnp.zeros((0, 2))}
