@@ -60,9 +60,10 @@ def ogr(
       eigenvectors, radius, noise, and whether second-order steps are on.
 
     Raises:
-      TypeError: `rank` is not an integer; a parameter is not of floating type.
-      ValueError: a constant is out of range; in the update, ``params`` is missing or does
-        not match the gradients.
+      TypeError: `rank` is not an integer, another constant not a number, or the base not a
+        gradient transformation; a parameter is not of floating type.
+      ValueError: a constant is out of range, or the base points downhill; in the update,
+        ``params`` is missing or does not match the gradients.
 
     Source:
       This package; online gradient regression in a few directions is due to Duda,

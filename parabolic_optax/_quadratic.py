@@ -113,6 +113,7 @@ def flip_spectrum(damping: float = 1.0) -> optax.GradientTransformationExtraArgs
 
     Raises:
       ValueError: the damping is negative.
+      TypeError: it is not a number.
 
     Source:
       Saddle-free Newton: Dauphin et al., 2014, arXiv:1406.2572. The damping: this package.

@@ -43,7 +43,7 @@ def radius_kernel(
 
     0.7 of the step, or of the radius if that is shorter, where less than a quarter of the
     predicted decrease came true; twice the radius where more than three quarters did and the
-    step had been limited by it.
+    step was longer than 0.8 of it.
     """
     tiny = jnp.finfo(radius.dtype).tiny
     ratio = actual / jnp.minimum(predicted, -tiny)
@@ -85,17 +85,22 @@ def bounded_newton(slopes: jax.Array, curvatures: jax.Array, radius: jax.Array) 
 def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransformationExtraArgs:
     r"""Newton step in the span and along the gradient it leaves, inside a trust radius.
 
-    With eigenpairs :math:`(\lambda_i, e_i)` of the span, slopes :math:`c_i`, and the
-    gradient :math:`r = g - \sum_i (c_i / \lambda_i) H e_i` predicted after the step in the
-    span, the model has one more direction: :math:`r_\perp`, the part of r outside the span.
-    The curvature along it is unknown; it is taken as the newest secant's, after the step in
-    the span has been adapted to it (a Schur complement). Couplings
-    :math:`e_i \cdot H r_\perp` are known from the images. The step minimises this model
-    within the radius.
+    With eigenpairs :math:`(\lambda_i, e_i)` of the span as the link before hands them over,
+    slopes :math:`c_i`, and the gradient :math:`r = g - \sum_i (c_i / \lambda_i) H e_i`
+    predicted after the step in the span, the model has one more direction: :math:`r_\perp`,
+    the part of r outside the span. The curvature along it is unknown; it is taken as the
+    `stretch` of :class:`Secants`, after the step in the span has been adapted to it (a Schur
+    complement). Couplings :math:`e_i \cdot H r_\perp` are known from the images. The step
+    minimises this model within the radius where all :math:`\lambda_i` are positive, as
+    :func:`flip_spectrum` makes them; else it goes towards the extremum, be it a saddle. It
+    starts from the base point, and is 0 where the tracker probes.
 
     The radius follows the ratio of the actual change of the loss (of the gradients, by the
-    trapezoidal rule) to the predicted one. The first step has the initial radius as its
-    length. After a step to where the gradient is not finite it is a quarter of that step.
+    trapezoidal rule) to the predicted one: 0.7 of the step, or of the radius if that is
+    shorter, below 1/4, and twice the radius above 3/4 if the step was nearly as long. It is
+    never less than a few roundings of the parameters. The first step has the initial radius
+    as its length. Where a step is taken back because two gradients in a row were not finite,
+    the radius is a quarter of that step.
 
     Args:
       initial_radius: in units of the root mean square of the parameters; of 1 where they are 0.
@@ -104,7 +109,9 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
       A link from :class:`Quadratic` to updates in the parameters' types; two scalars.
 
     Raises:
-      ValueError: the initial radius is not positive; in the update, ``params`` is missing.
+      ValueError: the initial radius is not positive; in the update, ``params`` is missing
+        or does not match.
+      TypeError: the initial radius is not a number.
 
     Source:
       This package; trust radius as in Nocedal and Wright, Numerical Optimization, ch. 4.
@@ -135,6 +142,7 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
     ) -> tuple[Any, TrustRegionState]:
         del extra_args
         secants = updates.sample
+        _checks.match(secants.gradient, params)
         # Relative to the length of the parameters it would be too short for a few of them, or
         # so long for a network that it lands far from its start.
         typical = secants.scale / math.sqrt(max(_tree.count(params), 1))

@@ -180,6 +180,10 @@ def test_missing_params_are_named():
     optimizer = po.ogr(2)
     with pytest.raises(ValueError, match="params is needed"):
         optimizer.update(START, optimizer.init(START))
+    fitted, rule = optax.chain(po.track_secants(2), po.estimate_secants(2)), po.step_trust_region()
+    quadratic, _ = fitted.update(START, fitted.init(START), START)
+    with pytest.raises(ValueError, match="params is needed"):
+        rule.update(quadratic, rule.init(START))
 
 
 def test_ranks_of_tracker_and_estimator_must_agree():
