@@ -32,9 +32,10 @@ changes.
 >>> print(int(po.metrics(state)["count"]))
 150
 
-**Build.** The optimizers, all but :func:`ogr_diagonal`, are chains of public links: a direction
-tracker, a curvature estimator, the saddle sign-flip and a step-size rule. Three families fit
-together, by the records that they pass:
+**Build.** The optimizers are chains of public links: a direction tracker, a curvature estimator,
+the saddle sign-flip and a step-size rule; those that take a multiplier ``learning_rate`` end with
+it. :func:`ogr` goes over from one such chain to another where noise is found, and
+:func:`ogr_diagonal` is a single link. Three families fit together, by the records that they pass:
 
 - one parabola at a time (:class:`Sample`, :class:`Parabola`): :func:`track_displacement`,
   :func:`decay_outward`, which reads :class:`Radial`, and :func:`decay_inward` where wanted,
