@@ -77,6 +77,11 @@ def dice(shape: tuple[int, ...], seed: jax.Array, count: jax.Array) -> jax.Array
     They differ from place to place as if by chance. From count to count they go on by the golden
     section of their range, which covers it more evenly than chance. So a mean that is pushed the
     same way for long follows to within a step, and does not stray like a random walk.
+
+    Where every k-th count is a sample, they are the less even the nearer k is to a Fibonacci
+    number. The root mean square error of a mean that drifts was 0.5 to 0.75 units in the last of
+    8 bits for all k but 13 (1.1) and 21 (1.9), which the tracker takes for 16,384 steps each, from
+    98,304 and 163,840 on; with independent dice it was about 1.
     """
     place = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
