@@ -75,7 +75,7 @@ def _agreeing(direction: jax.Array, gradient: jax.Array) -> jax.Array:
         # What is not a number stays visible.
         return jnp.where(along < 0.0, jnp.zeros_like(direction), direction)
     # The same, with the direction used once: it then stays in the loop that computes it. Used
-    # twice, XLA stores it in between, which makes a step of Adam move a twelfth more bytes.
+    # twice, XLA stores it in between, and parabolic_adamw moves a twelfth more bytes.
     least = jnp.where(gradient > 0.0, 0.0, -jnp.inf).astype(direction.dtype)
     most = jnp.where(gradient < 0.0, 0.0, jnp.inf).astype(direction.dtype)
     return jnp.clip(direction, least, most)
