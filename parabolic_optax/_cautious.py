@@ -36,7 +36,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
 
     Raises:
       TypeError: the base is not a gradient transformation.
-      ValueError: the base points downhill, as complete optimizers do.
+      ValueError: at init, the base points downhill, as complete optimizers do.
 
     Source:
       Liang, Chen, Liu and Liu, Cautious optimizers, arXiv:2411.16085.
@@ -51,8 +51,7 @@ def cautious(base: optax.GradientTransformation) -> optax.GradientTransformation
       [0.  3.9]
     """
     _checks.direction(base)
-    _checks.ascent(base)
-    return masked(base)
+    return masked(_checks.ascending(base))
 
 
 def masked(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -1,5 +1,6 @@
 """Checks of what a user passes: constants, bases, trees, and links that belong together."""
 
+import functools
 import math
 from typing import Any
 
@@ -33,12 +34,26 @@ def direction(base: Any, name: str = "base", such_as: str = "optax.scale_by_adam
         )
 
 
-def ascent(base: optax.GradientTransformation) -> None:
+def ascending(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The base, with a ValueError at its first init if it points downhill.
+
+    At init, because a program may make its optimizer before it says which devices there are.
+    """
+    check = functools.cache(functools.partial(_ascent, base))
+
+    def init(params: Any) -> Any:
+        check()
+        return base.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, optax.with_extra_args_support(base).update)
+
+
+def _ascent(base: optax.GradientTransformation) -> None:
     """Raises ValueError for a base whose first step on a probe that is not 0 points downhill."""
-    probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
     along = 0.0
     try:
         with jax.ensure_compile_time_eval():
+            probe = jnp.array([[1.0, -0.5], [0.25, 2.0]], jnp.float32)
             state: Any = base.init(jnp.zeros_like(probe))
             # The first step of a warm-up is zero.
             for _ in range(2):
@@ -46,8 +61,7 @@ def ascent(base: optax.GradientTransformation) -> None:
                 step, state = base.update(probe, state, jnp.zeros_like(probe))
                 along = along or float(jnp.sum(step * probe))
     except Exception:
-        # A base made for its own tree, or with traced constants, is taken on trust; what is
-        # not a transformation at all is named by the tracker.
+        # A base made for its own tree, or with traced constants, is taken on trust.
         return
     if along < 0.0:
         raise ValueError(

@@ -1,6 +1,5 @@
 """The flagship: any optax direction, with step sizes found by displacement parabolas."""
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -101,9 +100,9 @@ def parabolic(
     Raises:
       TypeError: `base` or `decay` is not a gradient transformation; a constant is not a number;
         `mean_dtype` is no type; at init, a parameter is not of a floating type of at least 16 bits.
-      ValueError: the base points downhill, as complete optimizers do; a constant is out of
-        range; `mean_dtype` is another type; at init, `per` is impossible; in the update, ``params``
-        is missing or does not match the gradients.
+      ValueError: a constant is out of range; `mean_dtype` is another type; at init, the base points
+        downhill, as complete optimizers do, or `per` is impossible; in the update, ``params`` is
+        missing or does not match the gradients.
 
     Source:
       This package; the parabola from online gradient statistics is due to Duda,
@@ -123,11 +122,11 @@ def parabolic(
       >>> print(params["w"].round(2))
       [ 2. -3.]
     """
-    _checks.ascent(base)
+    _checks.direction(base)
     if decay is not None:
         _checks.direction(decay, "decay", "po.decay_outward()")
     return _chain(
-        base,
+        _checks.ascending(base),
         learning_rate,
         per=per,
         pooling=pooling,
@@ -466,7 +465,13 @@ def _chain(
 def _multiply(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Updates times a factor, in their types: ``optax.scale`` takes those of the factor."""
     if callable(learning_rate):
-        return optax.scale_by_schedule(learning_rate)
+        scale = optax.scale_by_schedule(learning_rate)
+
+        def init(params: Any) -> Any:
+            _warn_of_small(_largest(learning_rate), "stays at or below ", stacklevel=2)
+            return scale.init(params)
+
+        return optax.GradientTransformation(init, scale.update)
 
     def scaled(update: Any, _: Any) -> Any:
         return (learning_rate * update).astype(update.dtype)
@@ -513,38 +518,30 @@ def _check_memory(name: str, value: Any) -> None:
 
 
 def _check_multiplier(learning_rate: Any) -> None:
-    """Warns of a constant, or a schedule, that looks like the rate of another optimizer."""
-    scheduled = callable(learning_rate)
-    if not scheduled:
-        _checks.in_range("learning_rate", learning_rate, 0.0)
-    largest = _largest(learning_rate)
-    if 0.0 < largest < _SMALL_MULTIPLIER:
-        given = f", which stays at or below {largest:g}," if scheduled else f"={largest:g}"
+    if callable(learning_rate):
+        return
+    _checks.in_range("learning_rate", learning_rate, 0.0)
+    # An array on a device may be injected, as the present value of a schedule.
+    if isinstance(learning_rate, float | np.floating | np.ndarray) and np.ndim(learning_rate) == 0:
+        # The caller of the function that called _chain.
+        _warn_of_small(float(learning_rate), "is ", stacklevel=5)
+
+
+def _warn_of_small(multiplier: float, how: str, stacklevel: int) -> None:
+    """Warns of a multiplier that looks like the rate of another optimizer."""
+    if 0.0 < multiplier < _SMALL_MULTIPLIER:
         warnings.warn(
-            f"learning_rate{given} is a multiplier on the step size that is found. The steps grow"
-            " to make up for it, weight decay becomes weaker: leave it at 1.",
-            # The caller of the function that called _chain.
-            stacklevel=4,
+            f"learning_rate {how}{multiplier:g}, but it is a multiplier on the step size that is"
+            " found. The steps grow to make up for it, weight decay becomes weaker: leave it at 1.",
+            stacklevel=stacklevel,
         )
 
 
-def _largest(learning_rate: Any) -> float:
-    """A multiplier, or the largest value of a schedule at a few counts; nan where unknown."""
+def _largest(schedule: Callable[[Any], Any]) -> float:
+    """Largest value of a schedule at a few counts, nan where unknown."""
     try:
-        if callable(learning_rate):
-            counts = (jnp.asarray(count, jnp.int32) for count in _PROBED)
-            return max(np.asarray(learning_rate(count)).item() for count in counts)
-        if not _checks.is_number(learning_rate) and _injected():
-            return math.nan
-        return np.asarray(learning_rate).item()
+        with jax.ensure_compile_time_eval():
+            return max(float(schedule(jnp.int32(count))) for count in _PROBED)
     except Exception:
-        # One that is traced, or a schedule that works in its own place alone, is taken on trust.
+        # One of traced values, or one that works in its own place alone, is taken on trust.
         return math.nan
-
-
-def _injected() -> bool:
-    """Whether optax calls, as inject_hyperparams does with the present values of schedules."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] != "optax":
-        frame = frame.f_back
-    return frame is not None

@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -45,7 +47,7 @@ ALLOWED = {
     },
 }
 OUTSIDE = {
-    "collections", "dataclasses", "functools", "inspect", "math", "operator", "typing", "warnings",
+    "collections", "dataclasses", "functools", "math", "operator", "typing", "warnings",
     "jax", "numpy", "optax",
 }  # fmt: skip
 
@@ -95,3 +97,24 @@ def test_all_is_sorted_and_complete():
     names = parabolic_optax.__all__
     assert names == sorted(names)
     assert all(hasattr(parabolic_optax, name) for name in names)
+
+
+def test_no_device_is_needed_before_there_are_parameters():
+    """A program may make its optimizer before ``jax.distributed.initialize``."""
+    program = """
+import jax, optax, parabolic_optax as po
+jax.config.update("jax_platforms", "none")
+makers = (po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon, po.ogr)
+makers += (po.ogr_momentum, po.ogr_published, po.ogr_diagonal)
+optimizers = [make() for make in makers]
+optimizers += [po.parabolic_adamw(optax.cosine_decay_schedule(1.0, 100))]
+optimizers += [po.parabolic(po.cautious(optax.scale_by_lion()), decay=po.decay_inward())]
+try:
+    optimizers[0].init(jax.numpy.ones(3))
+except RuntimeError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "Unable to initialize backend 'none'" in run.stdout
