@@ -344,7 +344,7 @@ def parabolic_sgd(
       >>> print(jnp.sign(updates["w"]))
       [-1.  1.]
     """
-    _check_memory("momentum", momentum)
+    momentum = _memory("momentum", momentum)
     return _chain(
         optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
         learning_rate,
@@ -474,7 +474,7 @@ def _multiply(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
         return optax.GradientTransformation(init, scale.update)
 
     def scaled(update: Any, _: Any) -> Any:
-        return (learning_rate * update).astype(update.dtype)
+        return (_real(learning_rate) * update).astype(update.dtype)
 
     return optax.stateless_with_tree_map(scaled)
 
@@ -500,13 +500,11 @@ def _empty_apart(params: Any) -> Any:
 
 
 def _adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    _check_memory("b1", b1)
-    _check_memory("b2", b2)
     _checks.in_range("eps", eps, 0.0)
-    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    return optax.scale_by_adam(b1=_memory("b1", b1), b2=_memory("b2", b2), eps=_real(eps))
 
 
-def _check_memory(name: str, value: Any) -> None:
+def _memory(name: str, value: Any) -> Any:
     _checks.in_range(name, value, 0.0, 1.0)
     if _checks.is_number(value) and value == 1.0:
         raise ValueError(f"{name} must be below 1: at 1 no gradient is ever taken in.")
@@ -515,6 +513,12 @@ def _check_memory(name: str, value: Any) -> None:
             f"{name} is {value.dtype}, in which 0.999 may be 1: give optax.inject_hyperparams"
             " hyperparam_dtype=jnp.float32."
         )
+    return _real(value)
+
+
+def _real(value: Any) -> Any:
+    """A constant that is injected has the type of the gradients; real means stay real."""
+    return jnp.real(value) if jnp.iscomplexobj(value) else value
 
 
 def _check_multiplier(learning_rate: Any) -> None:

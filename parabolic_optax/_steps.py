@@ -216,9 +216,10 @@ def step_multiplicative(
 
     def init(params: Any) -> MultiplicativeState:
         layout = _layout.Layout.of(params, per)
+        log_step = jnp.log(_tree.as_float32(initial_step)[0])
         return MultiplicativeState(
-            log_step=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
-            before=jnp.full(layout.size, jnp.log(initial_step), jnp.float32),
+            log_step=jnp.full(layout.size, log_step),
+            before=jnp.full(layout.size, log_step),
             scale=_scale(params, jnp.sqrt(jnp.sum(layout.inner(params, params)))),
             travelled=jnp.zeros([], jnp.float32),
             search_end=jnp.zeros([], jnp.int32),

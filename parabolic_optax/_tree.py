@@ -162,7 +162,8 @@ def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
     1, so what the mean held before does not matter. Source: Shamir and Zhang, ICML 2013,
     section 4, with the count starting at 1.
     """
-    return jnp.asarray((power + 1.0) / (count.astype(jnp.float32) + power), jnp.float32)
+    (power,) = as_float32(power)
+    return (power + 1.0) / (count.astype(jnp.float32) + power)
 
 
 def sample_weight(

@@ -87,6 +87,15 @@ def test_constants_that_are_injected_for_complex_parameters_are_real(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, ours)
 
 
+@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd])
+def test_constants_that_are_injected_for_complex_parameters_leave_means_their_types(make):
+    params = {"real": jnp.array([1.0, -3.0]), "complex": jnp.array([0.5 + 1.0j, -2.0j])}
+    optimizer = optax.inject_hyperparams(make)()
+    state = optimizer.init(params)
+    _, after = optimizer.update(params, state, params)
+    assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
+
+
 def test_constants_that_are_injected_in_half_precision_are_refused():
     """0.999 is 1 in bfloat16, and Adam would divide zero by zero."""
     params = jnp.ones(3, jnp.bfloat16)
