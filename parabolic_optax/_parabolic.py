@@ -289,25 +289,27 @@ def parabolic_sgd(
     momentum: float = 0.9,
     nesterov: bool = False,
     *,
-    weight_decay: float | None = 0.0,
+    weight_decay: float | None = None,
     mask: Any | Callable[[Any], Any] | None = None,
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Stochastic gradient descent with momentum, without a learning rate.
+    r"""Stochastic gradient descent with momentum and weight decay, without a learning rate.
 
     The momentum is the weighted mean :math:`m \leftarrow \beta m + (1-\beta) \hat g`, so that
     the step size has the same meaning for every :math:`\beta`, of gradients in units of
     their tensor's own size over the last 1,000 steps, or of their present one where that is larger
     (`normalize` of :func:`track_displacement`). So no tensor is left behind because its gradients
     are small, the unit of the loss does not matter (for norms of the gradient between about 1e-15
-    and 1e19), and an outlier is no long step. Without decay, steps are limited as those of
-    :func:`parabolic_adam` are. For raw gradients take
-    ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), pooling=0.75)``.
+    and 1e19), and an outlier is no long step. Coordinates in which the momentum disagrees with the
+    gradient wait, and weight decay is found or given, as in :func:`parabolic_adamw`. Without decay,
+    steps are limited as those of :func:`parabolic_adam` are. For plain momentum take
+    ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), normalize=True)``; for raw
+    gradients ``pooling=0.75`` in place of ``normalize=True``.
 
-    One buffer less than :func:`parabolic_adam`, and two numbers per parameter less to move: 12
+    One buffer less than :func:`parabolic_adamw`, and two numbers per parameter less to move: 12
     bytes kept and at least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
     ``mean_dtype=jnp.bfloat16``.
 
@@ -315,10 +317,9 @@ def parabolic_sgd(
       learning_rate: multiplier on the step size that the model finds; 1 is right.
       momentum: :math:`\beta` in [0, 1); 0 is plain gradient descent.
       nesterov: whether to look ahead.
-      weight_decay: decoupled decay, in units of the base step; 0 is none. None lets it be found, as
-        in :func:`parabolic_adamw`, which helps networks that memorize their data and costs linear
-        and physics-informed models. It does not make the start be forgotten.
-      mask: which leaves decay if any do, as in :func:`parabolic_adamw`.
+      weight_decay: decoupled decay, in units of the base step, and no other; 0 is none. None lets
+        it be found, and the start be forgotten.
+      mask: which leaves decay, as in :func:`parabolic_adamw`.
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
@@ -345,13 +346,14 @@ def parabolic_sgd(
       [-1.  1.]
     """
     momentum = _memory("momentum", momentum)
+    base = optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum))
     return _chain(
-        optax.chain(optax.trace(momentum, nesterov), optax.scale(1.0 - momentum)),
+        _cautious.masked(base),
         learning_rate,
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
-        decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=None),
+        decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,
         normalize=True,
     )
@@ -480,14 +482,14 @@ def _multiply(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransforma
 
 
 def _found_or_given(
-    weight_decay: Any, mask: Any, per: Per, *, outward: float, inward: float | None
+    weight_decay: Any, mask: Any, per: Per, *, outward: float, inward: float
 ) -> optax.GradientTransformation | None:
     """The decay that is found, of matrices, or one that is given, of all leaves; None is none."""
     if weight_decay is None:
-        found = _decay.decay_outward(outward, mask, per=per)
-        if inward is None:
-            return found
-        return optax.chain(found, _decay.decay_inward(inward, mask, per=per))
+        return optax.chain(
+            _decay.decay_outward(outward, mask, per=per),
+            _decay.decay_inward(inward, mask, per=per),
+        )
     _checks.in_range("weight_decay", weight_decay, 0.0)
     if _checks.is_number(weight_decay) and weight_decay == 0.0:
         return None

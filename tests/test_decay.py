@@ -435,9 +435,10 @@ def test_every_optimizer_with_decay_takes_a_mask(name):
     np.testing.assert_allclose(undecayed["w"] - updates["w"], params["w"] / 30.0, atol=1e-6)
 
 
-def test_sgd_finds_its_decay_on_request():
+@pytest.mark.parametrize("make", [po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon])
+def test_decay_is_found_unless_a_number_is_given(make):
     params = {"w": jnp.ones((2, 2))}
-    assert "weight_decay" not in po.metrics(po.parabolic_sgd().init(params))
-    optimizer = po.parabolic_sgd(weight_decay=None)
+    assert "weight_decay" not in po.metrics(make(weight_decay=0).init(params))
+    optimizer = make()
     _, state = optimizer.update({"w": -jnp.ones((2, 2))}, optimizer.init(params), params)
-    assert po.metrics(state)["weight_decay"] == 0.25
+    assert po.metrics(state)["weight_decay"] == (1.0 if make is po.parabolic_muon else 0.25)

@@ -193,18 +193,10 @@ def test_it_acts_between_samples():
     assert jnp.all(extra[2048:] > 0.5 / (2089.0 * 7.9))
 
 
-def test_sgd_does_not_forget():
-    params = {"w": jnp.array([[2.0, -2.0]])}
-    grads = {"w": jnp.array([[1.0, 1.0]])}
-    found, none = (po.parabolic_sgd(weight_decay=d, initial_step=0.1) for d in (None, 0.0))
-    (got, _), (plain, _) = (o.update(grads, o.init(params), params) for o in (found, none))
-    np.testing.assert_array_equal(got["w"], plain["w"])
-
-
 def test_a_given_decay_comes_alone():
     params = {"w": jnp.array([[2.0, -1.0]])}
     grads = {"w": jnp.array([[1.0, 1.0]])}
-    for make in (po.parabolic_adamw, po.parabolic_muon):
+    for make in (po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon):
         found, none = (make(weight_decay=d, initial_step=0.1) for d in (None, 0.0))
         with_decay, _ = found.update(grads, found.init(params), params)
         without, _ = none.update(grads, none.init(params), params)

@@ -42,9 +42,9 @@ def table(runs: list[Run]) -> Table:
         "held_out_loss": min((n["held_out_loss"] for n in numbers), key=_nan_last),
         "held_out_accuracy": max(n["held_out_accuracy"] for n in numbers),
     }
-    result = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    result = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     result.add_column("optimizer", no_wrap=True)
-    for header in ("train", "held-out", "accuracy", "step size", "curvature", "time"):
+    for header in ("train", "held-out", "accuracy", "step size", "curvature", "compile", "step"):
         result.add_column(header, justify="right", no_wrap=True)
     for run, n in zip(runs, numbers, strict=True):
         step_size = n.get("step_size", run.rate)
@@ -58,7 +58,8 @@ def table(runs: list[Run]) -> Table:
             ),
             f"{step_size:.1e}",
             f"{n['curvature']:+.1e}" if "curvature" in n else "",
-            f"{run.seconds:.1f} s",
+            f"{run.compile_seconds:.1f} s",
+            f"{1e3 * run.step_seconds:.1f} ms",
             style="" if run.rate is None else "dim",
         )
     return result
@@ -76,6 +77,7 @@ def save(path: pathlib.Path, config: dict[str, Any], runs: list[Run]) -> None:
                 "steps_done": run.done,
                 "complete": run.complete,
                 "seconds": run.seconds,
+                "step_seconds": run.step_seconds,
                 "final": final(run),
                 "curves": run.curves,
                 "held_out": run.held_out,
