@@ -31,7 +31,7 @@ class DecayOutwardState(NamedTuple):
       slope: running mean of the slope along the mean that is read out.
       slope_size: that of its size.
       log_length: running mean of log |y|, y the mean that is read out.
-      decay: what the first two ask for, or what is left of what they asked for before.
+      decay: what the first two ask for.
     """
 
     slope: jax.Array
@@ -126,8 +126,7 @@ def decay_outward(
     .. math::
       \phi = E[r] / E|r| \to -1, \qquad
       \kappa = \mathrm{clip}\left(\frac{-\phi - 0.4}{0.6}, 0, 1\right), \qquad
-      K_t = \max(\kappa_t, [\phi_t < 0]\,(1 - w_t) K_{t-1}), \qquad
-      \theta \leftarrow \theta - \eta u - \min(\eta K \omega, 1/(t + 29))\,\theta
+      \theta \leftarrow \theta - \eta u - \min(\eta \kappa \omega, 1/(t + 29))\,\theta
 
     while on a problem with a minimum, such as least squares or a physics-informed network,
     :math:`\phi` comes to zero, and the minimum is not moved. So one strength :math:`\omega` serves
@@ -135,11 +134,6 @@ def decay_outward(
     balance short of the minimum, which is then approached slowly. Where a minimum is to be met
     exactly, take a strength of 0.) The means look back over a fixed fraction of the run, and
     weights shrink no faster than the run gets longer.
-
-    Once there is decay it goes as slowly as the means forget, with :math:`w` the weight of a sample
-    in them, while :math:`\phi` is still negative: when steps are too long minibatches disagree, and
-    it would pause in the middle of a network's memorizing. At a minimum :math:`\phi` is soon
-    positive, and the decay is gone.
 
     Where decay holds the weights the loss goes on asking for larger ones, which says nothing about
     the step size: longer steps only make the decay stronger. So the scale is left to the two of
@@ -221,14 +215,13 @@ def decay_outward(
         weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
-        asked, kept = largest * outward_kernel(mean, size), (1.0 - weight) * state.decay
-        found = largest if always else jnp.maximum(asked, jnp.where(mean < 0.0, kept, 0.0))
+        share = jnp.float32(1.0) if always else outward_kernel(mean, size)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
         # Not limited as the weight of noisy slopes is: the first sample sets the level, and after t
         # of them a power of t is read right to 1 / t.
         follow = _tree.sample_weight(sample.stride, sample.count, power)
         level = state.log_length + follow * (log_length - state.log_length)
-        fitted = DecayOutwardState(mean, size, level, found)
+        fitted = DecayOutwardState(mean, size, level, largest * share)
 
         # By what was known before the noise of this gradient was drawn. A mean of this power lags
         # behind by 1 / (memory + 1) in the logarithm of t.

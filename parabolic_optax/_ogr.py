@@ -62,7 +62,7 @@ def ogr(
     Raises:
       TypeError: `rank` is not an integer, another constant not a number, or the base not a
         gradient transformation; a parameter is not of floating type.
-      ValueError: a constant is out of range; at init, the base points downhill; in the update,
+      ValueError: a constant is out of range, or the base points downhill; in the update,
         ``params`` is missing or does not match the gradients.
 
     Source:

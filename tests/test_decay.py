@@ -127,23 +127,6 @@ def links(**arguments) -> Any:
     return optax.chain(tracker, po.decay_outward(**arguments))
 
 
-@pytest.mark.parametrize(
-    ("slope", "always", "expected"),
-    [(-0.1, False, 0.2 * (1.0 - 30.0 / 129.0)), (0.1, False, 0.0), (-0.1, True, 0.25)],
-)
-def test_decay_lets_go_as_slowly_as_the_means_forget_while_there_is_a_sign_of_it(
-    slope, always, expected
-):
-    params = jnp.array([2.0, -1.0])
-    chain = links(mask=True, always=always)
-    tracker, decay = chain.init(params)
-    before = decay._replace(slope=slope, slope_size=jnp.float32(1.0), decay=jnp.float32(0.2))
-    state = (tracker._replace(count=jnp.int32(99)), before)
-    # Across the parameters, which says nothing new.
-    sample, (_, after) = chain.update(jnp.array([1.0, 2.0]), state, params)
-    np.testing.assert_allclose([*sample.decay, after.decay], expected, rtol=1e-5)
-
-
 def test_only_masked_leaves_decay_and_count():
     params = {"b": jnp.array([5.0]), "w": jnp.array([2.0, -1.0])}
     grads = {"b": jnp.array([30.0]), "w": jnp.array([-1.0, 0.5])}
