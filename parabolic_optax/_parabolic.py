@@ -334,7 +334,8 @@ def parabolic_sgd(
         the update, `mask` does not fit the parameters.
 
     Source:
-      Sutskever et al., ICML 2013, for the momentum; this package for scale and length.
+      Sutskever et al., ICML 2013, for the momentum, and Liang et al., arXiv:2411.16085, for the
+      coordinates that wait; this package for scale, decay and length.
 
     Example:
       >>> import jax.numpy as jnp, parabolic_optax as po
