@@ -226,7 +226,7 @@ def decay_outward(
         # By what was known before the noise of this gradient was drawn. A mean of this power lags
         # behind by 1 / (memory + 1) in the logarithm of t.
         held = held_kernel((power + 1.0) * (log_length - level))
-        outward = outward_kernel(state.slope, state.slope_size) * (largest > 0.0)
+        outward = jnp.where(largest > 0.0, outward_kernel(state.slope, state.slope_size), 0.0)
         growth = held * outward * _tree.ratio(overlap, square)
         radial_slope = layout.pooled(counted_in * sample.radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(

@@ -168,7 +168,6 @@ def test_empty_and_scalar_parameters():
         (lambda: po.ogr(2.0), TypeError, "rank must be an integer"),
         (lambda: po.ogr(initial_radius=0.0), ValueError, "initial_radius must be"),
         (lambda: po.ogr(damping=-1.0), ValueError, "damping must be"),
-        (lambda: po.ogr(base=optax.adam(0.1)), ValueError, "downhill"),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):
