@@ -269,7 +269,7 @@ def track_components(
         del count
         taken = step if of_updates else gradient
         size = jnp.sqrt(_tree.dot(taken, taken))
-        per_length = 1.0 / jnp.where(size > 0.0, size, 1.0)
+        per_length = _tree.inverse(size)
         unit = _tree.scale(per_length, taken)
         filled = jnp.diag(_coefficients(rows, rows, rank)) > 0.5
         added = _tree.as_type(size.dtype, rate)[0] * _tree.project(rows, unit, rank)
