@@ -1,7 +1,7 @@
 """Tables and pictures from the stored records: ``python -m benchmarks.report``.
 
-Nothing is trained here. ``--headline`` prints the table of the README, ``--parts`` and ``--table``
-those of `benchmarks/README.md`.
+Nothing is trained here. ``--headline short`` prints the table of the README, ``--headline full``,
+``--parts`` and ``--table`` those of `benchmarks/README.md`.
 """
 
 import argparse
@@ -67,22 +67,28 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def headline(suites: dict[str, Scores]) -> str:
-    """What the README shows: ratios to tuned AdamW over all problems of each of several suites."""
+def headline(suites: dict[str, Scores], short: bool = False) -> str:
+    """Ratios to tuned AdamW over all problems of each of several suites.
+
+    The short form, for the README, leaves out the worst, and of the settings for all but the best
+    of Adam and the best of Muon.
+    """
     columns = [f"{name}, {len(s.ratios(REFERENCE))} problems" for name, s in suites.items()]
     ours = [entry for entry in next(iter(suites.values())).headline if entry.decay == 0.0]
     # What is to be taken first stands first.
     ours.sort(key=lambda entry: entry.label not in ("parabolic_adamw()", "parabolic_muon()"))
+    fixed = [_best_setting(base, suites) for base in ("adam", "muon")] if short else FIXED
     peers = dict.fromkeys(map(_single_best_peer, suites.values()))
-    lines = _head(f"mean ratio to {REFERENCE.label} (95 % interval), worst", columns)
-    for entry in (*ours, AVERAGED, *FIXED, *filter(None, peers)):
+    title = f"mean ratio to {REFERENCE.label} (95 % interval)"
+    lines = _head(title if short else f"{title}, worst", columns)
+    for entry in (*ours, AVERAGED, *fixed, *filter(None, peers)):
         cells = []
         for scores in suites.values():
             ratios = scores.ratios(entry)
             mean, worst = _ratio(geometric_mean(ratios)), _ratio(_worst(ratios))
             fewer = len(ratios) < len(scores.ratios(REFERENCE))
             of = f"; {len(ratios)} problems" if fewer else ""
-            cells.append(f"{mean} ({_interval(ratios)}), {worst}{of}")
+            cells.append(f"{mean} ({_interval(ratios)}){'' if short else f', {worst}'}{of}")
         lines.append(_row(entry.label, cells))
     return "\n".join(lines)
 
@@ -297,13 +303,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--suite", choices=SUITES, default="confirmation")
     parser.add_argument("--table", action="store_true", help="only the table of all workloads")
-    parser.add_argument("--headline", action="store_true", help="only the table of the README")
+    parser.add_argument(
+        "--headline",
+        choices=("short", "full"),
+        help="only the table of all suites; the README's is short",
+    )
     parser.add_argument("--parts", action="store_true", help="only what the parts are worth")
     parser.add_argument("--results", type=pathlib.Path, default=records.RESULTS, metavar="FOLDER")
     options = parser.parse_args(arguments)
     if options.headline or options.parts:
         suites = {suite: load(suite, options.results) for suite in HEADLINE_SUITES}
-        print(headline(suites) if options.headline else parts(suites))
+        print(headline(suites, options.headline == "short") if options.headline else parts(suites))
         return 0
     scores = load(options.suite, options.results)
     if not scores.records:
@@ -321,6 +331,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in pictures.draw(scores, options.results, options.suite):
             print(f"![{path.stem}]({path.name})")
     return 0
+
+
+def _best_setting(base: str, suites: dict[str, Scores]) -> Entry:
+    """Of the settings for all of one base, that with the lowest geometric mean over all suites."""
+    entries = [entry for entry in FIXED if entry.optimizer.startswith(f"{base}_")]
+    return min(
+        entries,
+        key=lambda e: geometric_mean(np.concatenate([s.ratios(e) for s in suites.values()])),
+    )
 
 
 def _single_best_peer(scores: Scores) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Recipes of the README at once: clipping, decay, a schedule, accumulation, saving, bfloat16."""
+"""Recipes of `notebooks/README.md` at once, such as clipping, decay, accumulation and saving."""
 
 import jax
 import jax.numpy as jnp

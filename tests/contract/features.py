@@ -1,7 +1,7 @@
 """``python -m tests.contract.features``: what each optimizer asks for and gives, as Markdown.
 
-The table of the README. All entries are measured, but for the first row, which is what the
-signature and the documentation of the optimizer ask a user to choose.
+The table of `parabolic_optax/README.md`. All entries are measured, but for the first row, which is
+what the signature and the documentation of the optimizer ask a user to choose.
 """
 
 import functools
