@@ -12,7 +12,7 @@ import optax
 import optax.contrib
 
 import parabolic_optax as po
-from parabolic_optax._decay import shrink
+from parabolic_optax._decay import descend
 from parabolic_optax._demo.optimizers import with_tail_mean
 from parabolic_optax._layout import Layout
 
@@ -131,8 +131,7 @@ def _found_decay(rate: float) -> Optimizer:
     def step(sample, state, params=None, **extra_args):
         del extra_args
         layout = Layout.of(params, "tensor")
-        moved = jax.tree.map(lambda u: rate * u, sample.update)
-        return shrink(moved, sample, jnp.full(layout.size, rate), params, layout), state
+        return descend(sample, jnp.full(layout.size, rate), params, layout), state
 
     links = (
         po.track_displacement(po.cautious(optax.scale_by_adam()), radial=True),

@@ -310,38 +310,37 @@ def decay_inward(
     return link(init, update)
 
 
-def shrink(
-    updates: Any, sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout
-) -> Any:
-    """Updates with the decay that the links above ask for, at step sizes of shape [n]."""
+def descend(sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout) -> Any:
+    """Updates: steps of these sizes [n] along the direction, and the decay of the links above."""
     count = sample.count.astype(jnp.float32)
 
     def share(decay: jax.Array) -> jax.Array:
         return jnp.minimum(step * decay, 1.0 / (count + _GRACE))
 
-    def spread(shares: jax.Array) -> Any:
-        return layout.apart.spread(shares, params)
-
+    # One factor per leaf, or slice of one: the step, the share of the weights that is taken off,
+    # and that of weights that move inward.
+    factors = [jnp.broadcast_to(step, (layout.apart.size,))]
+    if sample.decay is not None:
+        factors.append(share(sample.decay))
     if sample.inward_decay is not None:
         inward = share(sample.inward_decay) / (1.0 + count / _START)
-        outward = jnp.zeros_like(inward) if sample.decay is None else share(sample.decay)
-        larger = jnp.maximum(outward, inward)
-        return jax.tree.map(_shrunk_inward, updates, spread(outward), spread(larger), params)
-    if sample.decay is not None:
-        return jax.tree.map(_shrunk, updates, spread(share(sample.decay)), params)
-    return updates
+        outward = jnp.zeros_like(inward) if sample.decay is None else factors.pop()
+        factors += [outward, jnp.maximum(outward, inward)]
+    spread = layout.apart.spread(jnp.stack(factors), params)
+    return jax.tree.map(_descend_leaf, sample.update, spread, params)
 
 
-def _shrunk(update: jax.Array, share: jax.Array, params: jax.Array) -> jax.Array:
-    return update - share.astype(update.dtype) * params
-
-
-def _shrunk_inward(
-    update: jax.Array, share: jax.Array, inward_share: jax.Array, params: jax.Array
-) -> jax.Array:
-    # By the sign, since the product of two small numbers would be rounded to zero.
-    inward = jnp.real(jnp.conj(jnp.sign(update)).astype(params.dtype) * params) < 0.0
-    return _shrunk(update, jnp.where(inward, inward_share, share), params)
+def _descend_leaf(direction: jax.Array, factors: jax.Array, params: jax.Array) -> jax.Array:
+    step, *shares = factors.astype(direction.dtype)
+    moved = step * direction
+    if not shares:
+        return _tree.as_like(moved, params)
+    share = shares[0]
+    if len(shares) > 1:
+        # By the sign, since the product of two small numbers would be rounded to zero.
+        inward = jnp.real(_tree.as_like(jnp.conj(jnp.sign(moved)), params) * params) < 0.0
+        share = jnp.where(inward, shares[1], share)
+    return _tree.as_like(moved - share * params, params)
 
 
 def _larger(other: jax.Array | None, own: jax.Array) -> jax.Array:
@@ -351,16 +350,11 @@ def _larger(other: jax.Array | None, own: jax.Array) -> jax.Array:
 
 def _counted(mask: Any, params: Any, layout: _layout.Layout) -> jax.Array:
     """1 for each leaf, or slice of one, that decays, 0 for others."""
-    decays = _matrices(params, layout) if mask is None else _decaying(mask, params)
+    if mask is None:
+        decays = [len(shape) > 1 for shape in layout.shapes(params)]
+    else:
+        decays = _decaying(mask, params)
     return jnp.asarray(np.repeat(np.asarray(decays, np.float32), layout.sizes))
-
-
-def _matrices(params: Any, layout: _layout.Layout) -> list[bool]:
-    """Whether each leaf, or each of its slices, has two axes or more."""
-    return [
-        leaf.ndim - (axis is not None) >= 2
-        for leaf, axis in zip(jax.tree.leaves(params), layout.axes, strict=True)
-    ]
 
 
 def _decaying(mask: Any, params: Any) -> list[bool]:

@@ -11,8 +11,8 @@ from parabolic_optax._types import Per, Radial, Sample, link
 
 # After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
 _DENSE = 1024
-# Largest k / 2, and the steps from which on it grows again, because the weight of one sample is
-# then so small that float32 would round most of its effect on a mean away.
+# Largest k / 2, and steps per k / 2 beyond that, where the weight of one sample is so small that
+# float32 would round most of its effect on a mean away.
 _SPARSE, _ROUNDING = 4, 16384
 
 # Gradients are normalized by a mean of their squares that forgets them in 1,000 steps. Those that
@@ -224,6 +224,7 @@ def track_displacement(
         updates: Any, state: TrackDisplacementState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, TrackDisplacementState]:
         _checks.match(updates, params)
+        updates, params = _tree.arrays((updates, params))
         layout = _layout.Layout.of(params, per)
         count = _tree.next_count(state.count)
 
@@ -243,7 +244,7 @@ def track_displacement(
             def begun(mean: Any) -> Any:
                 # At the first step after a restart, what is kept belongs to the forgotten past.
                 wide = _tree.widen(mean)
-                return _tree.where(count == 1, jax.tree.map(_in_type_of, params, wide), wide)
+                return _tree.where(count == 1, jax.tree.map(_tree.as_like, params, wide), wide)
 
             origin, weight = begun(anchor), _weight(stride, count, anchor_power)
             means, share, point = (_pull(origin, params, weight), None), 0.0, params
@@ -251,7 +252,7 @@ def track_displacement(
             if tail_power is not None:
                 point, weight = begun(tail), _weight(stride, count, tail_power)
                 # From the tail before this sample: XLA would store the one after it on the way.
-                share = jnp.asarray(tail_share * (1.0 - weight), jnp.float32)
+                share = _tree.as_float32(tail_share)[0] * (1.0 - weight)
                 displacement = jax.tree.map(
                     lambda d, y, p: d + share.astype(d.dtype) * (y - p.astype(y.dtype)),
                     displacement,
@@ -302,7 +303,7 @@ def track_displacement(
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
             along_point = Radial(none, none, none, nothing) if radial else None
-            norm = jnp.zeros([], nothing.dtype)
+            norm = jnp.sum(none)
             return _Seen(usable, nothing, nothing, norm, along_point, minus_squares, anchor, tail)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
@@ -324,7 +325,7 @@ def track_displacement(
             # In at least float32, also where the parameters are narrower: a running mean in
             # bfloat16 stands still, and squares in float16 vanish.
             wide_params = _tree.widen(params)
-            grads = jax.tree.map(_in_type_of, updates, wide_params)
+            grads = jax.tree.map(_tree.as_like, updates, wide_params)
             if normalize:
                 shares = layout.spread(1.0 / size, updates)
                 grads = jax.tree.map(lambda g, share: (share * g).astype(g.dtype), grads, shares)
@@ -390,7 +391,3 @@ def _pull(mean: Any, params: Any, weight: jax.Array) -> Any:
     return jax.tree.map(
         lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params
     )
-
-
-def _in_type_of(x: jax.Array, like: jax.Array) -> jax.Array:
-    return x.astype(like.dtype)

@@ -108,6 +108,13 @@ class Layout:
         """One value per parabola, from the sums that :attr:`apart` gives."""
         return jnp.sum(values, keepdims=True) if self.shared else values
 
+    def shapes(self, tree: Any) -> list[tuple[int, ...]]:
+        """Shape of each leaf of `tree`, or of one of its slices."""
+        return [
+            leaf.shape if axis is None else tuple(np.delete(leaf.shape, axis).tolist())
+            for leaf, axis in zip(jax.tree.leaves(tree), self.axes, strict=True)
+        ]
+
     def entries(self, tree: Any) -> np.ndarray:
         """Number of entries of `tree` per parabola, at least 1; float32."""
         counts = [
@@ -118,7 +125,7 @@ class Layout:
         return np.maximum(1.0, each.sum(keepdims=True) if self.shared else each).astype(np.float32)
 
     def spread(self, values: jax.Array, tree: Any) -> Any:
-        """One array per leaf of `tree` that broadcasts the leaf's values over it."""
+        """One array per leaf of `tree` that broadcasts the leaf's values, of [..., n], over it."""
         leaves, treedef = jax.tree.flatten(tree)
         start, spread = 0, []
         for leaf, axis, size in zip(leaves, self.axes, self.sizes, strict=True):
@@ -127,7 +134,8 @@ class Layout:
             else:
                 shape = [1] * leaf.ndim
                 shape[axis] = size
-                spread.append(values[start : start + size].reshape(shape))
+                own = values[..., start : start + size]
+                spread.append(own.reshape(own.shape[:-1] + tuple(shape)))
             start += size
         return treedef.unflatten(spread)
 
@@ -144,11 +152,11 @@ class Layout:
 
 
 def pick(values: jax.Array, index: int) -> jax.Array:
-    """The number values[index]; the compiled loops that use it do not depend on the index."""
+    """The entry values[..., index]; the compiled loops that use it do not depend on the index."""
     # The index is data: XLA folds no array of several numbers into its code. So the loops over
     # tensors of one shape stay the same program, which is compiled once. With the index in the
     # code it is compiled for every tensor.
-    return jnp.take(values, np.array([index, index + 1], np.int32), mode="clip")[0]
+    return jnp.take(values, np.array([index, index + 1], np.int32), axis=-1, mode="clip")[..., 0]
 
 
 def _axes(tree: Any, per: Any, names: list[str]) -> list[Any]:

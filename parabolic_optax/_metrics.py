@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from parabolic_optax import _layout
+from parabolic_optax import _layout, _tree
 from parabolic_optax._types import Anchored, Directional, Per, Readable
 
 
@@ -263,7 +263,7 @@ def _replace(params: Any, means: Any, begun: jax.Array) -> Any:
             continue
         # Of several runs at once, each has a count of its own.
         counted = begun.reshape(begun.shape + (1,) * (own.ndim - begun.ndim))
-        leaves.append(jnp.where(counted, mean.astype(own.dtype), own))
+        leaves.append(jnp.where(counted, _tree.as_like(mean, own), own))
     if left:
         raise ValueError(
             f"the state holds averages of {len(left)} leaves that are not among the"

@@ -17,8 +17,9 @@ from parabolic_optax._types import Per
 # Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
 # so do normalized gradients.
 _ADAM_RATE = 0.07
-# Largest steps of scaled directions without decay, in root mean squares of the parameters.
-_LIMIT = 0.3
+# Largest steps of scaled directions, in root mean squares of the parameters: without decay, and
+# with it, with which physics-informed networks and softmax regression want longer ones.
+_LIMIT, _LIMIT_OF_DECAYING = 0.3, 1.0
 # A multiplier that stays below this was meant to be a learning rate.
 _SMALL_MULTIPLIER = 0.1
 # Where a schedule is looked at; a warm-up may be long.
@@ -37,6 +38,7 @@ def parabolic(
     decay: optax.GradientTransformation | None = None,
     mean_dtype: Any = None,
     normalize: bool = False,
+    limit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Finds the step size of any first-order direction; no learning rate, no schedule.
 
@@ -80,15 +82,18 @@ def parabolic(
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
       decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
-        a chain of both. Without one, and where gradients are normalized, steps are limited as
-        :func:`parabolic_adam`'s are. The tracker takes two more inner products, which the first one
-        needs.
+        a chain of both. The tracker takes two more inner products, which the first one needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
         for half of that, as in :func:`track_displacement`. The averaged parameters are then
         off by about half a percent each, at random.
       normalize: whether the base sees gradients in units of their tensor's own size (or slice's,
         or that of all, as `per` says), as in :func:`track_displacement`. Adam's, Muon's and
         Lion's directions need no such thing; momentum does.
+      limit: largest norm of a step whose entries are all 1, in that of the parameters, as in
+        :func:`step_multiplicative`: 0.3, or 1 with a decay, for directions whose entries are about
+        1 at most, as Adam's, Muon's and Lion's. Without it, steps may grow without end where data
+        are memorized to the last bit. None is none, and those numbers where gradients are
+        normalized.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -137,6 +142,7 @@ def parabolic(
         mean_dtype=mean_dtype,
         normalize=normalize,
         scaled=normalize,
+        limit=limit,
     )
 
 
@@ -154,7 +160,8 @@ def parabolic_adam(
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
     Where there are matrices, a step is at most 0.3 times as long as the parameters if all entries
-    of the direction are 1 (`limit` of :func:`step_multiplicative`).
+    of the direction are 1 (`limit` of :func:`step_multiplicative`); as long as they with the decay
+    of :func:`parabolic_adamw` and the others.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or
@@ -304,10 +311,9 @@ def parabolic_sgd(
     (`normalize` of :func:`track_displacement`). So no tensor is left behind because its gradients
     are small, the unit of the loss does not matter (for norms of the gradient between about 1e-15
     and 1e19), and an outlier is no long step. Coordinates in which the momentum disagrees with the
-    gradient wait, and weight decay is found or given, as in :func:`parabolic_adamw`. Without decay,
-    steps are limited as those of :func:`parabolic_adam` are. For plain momentum take
-    ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), normalize=True)``; for raw
-    gradients ``pooling=0.75`` in place of ``normalize=True``.
+    gradient wait, and weight decay is found or given, as in :func:`parabolic_adamw`. For plain
+    momentum take ``parabolic(optax.chain(optax.trace(0.9), optax.scale(0.1)), normalize=True)``;
+    for raw gradients ``pooling=0.75`` in place of ``normalize=True``.
 
     One buffer less than :func:`parabolic_adamw`, and two numbers per parameter less to move: 12
     bytes kept and at least 36 moved in float32; 8 and 28 with ``tail_power=None`` or with
@@ -440,9 +446,12 @@ def _chain(
     decay: optax.GradientTransformation | None = None,
     normalize: bool = False,
     scaled: bool = True,
+    limit: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """:func:`parabolic` of a base that is known to point like the gradient."""
     _check_multiplier(learning_rate)
+    if limit is None and scaled:
+        limit = _LIMIT if decay is None else _LIMIT_OF_DECAYING
     return optax.chain(
         _directions.track_displacement(
             base,
@@ -458,7 +467,7 @@ def _chain(
         _steps.step_multiplicative(
             initial_step=initial_step,
             max_rate=max_rate,
-            limit=_LIMIT if scaled and decay is None else None,
+            limit=limit,
             per=per,
         ),
         _multiply(learning_rate),

@@ -60,7 +60,8 @@ def estimate_secants(rank: int = 10) -> optax.GradientTransformationExtraArgs:
       A link from :class:`Secants` to :class:`Quadratic`; its state is 3k scalars.
 
     Raises:
-      ValueError: in the update, `rank` differs from the tracker's.
+      ValueError: `rank` is below 1; in the update, it differs from the tracker's.
+      TypeError: `rank` is not an integer.
 
     Source:
       This package.

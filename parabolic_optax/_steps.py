@@ -170,7 +170,7 @@ def step_multiplicative(
         grow to make up for it, and one gradient of usual size would then throw the network away.
         Vectors and scalars alone memorize little and have none, so that a narrow valley may be
         followed with long steps. None is no limit: for directions whose entries are not about 1 at
-        most, and where a decay keeps weights and steps from growing.
+        most, such as raw gradients.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
@@ -220,7 +220,7 @@ def step_multiplicative(
         return MultiplicativeState(
             log_step=jnp.full(layout.size, log_step),
             before=jnp.full(layout.size, log_step),
-            scale=_scale(params, jnp.sqrt(jnp.sum(layout.inner(params, params)))),
+            scale=_scale(params, layout),
             travelled=jnp.zeros([], jnp.float32),
             search_end=jnp.zeros([], jnp.int32),
             searching=jnp.array(True),
@@ -243,7 +243,7 @@ def step_multiplicative(
         search_end = jnp.where(searching, sample.count, state.search_end)
         # What would move parameters by the reach along a direction of unit entries, and after
         # t steps along one of entries of 1/t.
-        root_entries = math.sqrt(max(1, _tree.count(sample.update)))
+        root_entries = math.sqrt(max(1, _tree.size(sample.update)))
         typical = state.scale / root_entries
         blind = jnp.log(_REACH) + jnp.log(jnp.maximum(typical * count, 1e-30))
         found = jax.vmap(search_kernel, in_axes=(0, 0, None, None, None))(
@@ -267,7 +267,7 @@ def step_multiplicative(
         # seen that seldom.
         change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
         longer = state.log_step + change
-        if limit is not None and any(leaf.ndim > 1 for leaf in jax.tree.leaves(sample.update)):
+        if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
             most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
             longer = jnp.minimum(longer, jnp.log(jnp.maximum(most, 1e-30)))
         log_step = jnp.where(was_searching, found, longer)
@@ -278,26 +278,24 @@ def step_multiplicative(
         # With the step size of the previous sample, the loop over the parameters waits for the
         # inner products alone, and not for the small work on what they say.
         step = jnp.exp(state.log_step)
-        steps = layout.spread(step, sample.update)
-        moved = jax.tree.map(lambda u, h: h.astype(u.dtype) * u, sample.update, steps)
-        moved = _decay.shrink(moved, sample, step, params, layout)
-        moved = jax.tree.map(lambda m, p: m.astype(p.dtype), moved, params)
+        moved = _decay.descend(sample, step, params, layout)
         return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)
 
 
-def _scale(params: Any, norm: jax.Array) -> jax.Array:
+def _scale(params: Any, layout: _layout.Layout) -> jax.Array:
     """The norm, or what it is taken to be where the parameters start near zero.
 
     That is a tenth of the norm of matrices with orthonormal rows or columns, in place of the
     matrices among the leaves. What has none of these has a unit of its own, unless it starts at
     zero; then every leaf counts as a matrix of one column.
     """
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    matrices = [shape for shape in shapes if len(shape) > 1]
-    ranks = [min(shape[-1], math.prod(shape[:-1])) for shape in matrices]
+    norm = jnp.sqrt(jnp.sum(layout.inner(params, params)))
+    shapes = list(zip(layout.shapes(params), layout.sizes, strict=True))
+    ranks = [n * min(s[-1], math.prod(s[:-1])) for s, n in shapes if len(s) > 1]
+    matrices = bool(ranks)
     if not matrices:
-        ranks = [min(1, math.prod(shape)) for shape in shapes]
+        ranks = [n * min(1, math.prod(s)) for s, n in shapes]
     least = _LEAST_NORM * math.sqrt(sum(ranks))
     return jnp.maximum(norm, least) if matrices else jnp.where(norm == 0.0, least, norm)

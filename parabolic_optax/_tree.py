@@ -21,6 +21,16 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(_wide_type(x.dtype)), tree)
 
 
+def arrays(tree: Any) -> Any:
+    """The leaves as arrays of JAX, which NumPy's are not, nor Python's numbers."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def as_like(x: jax.Array, leaf: Any) -> jax.Array:
+    """An array in the type of a leaf."""
+    return x.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
 def _wide_type(dtype: Any) -> Any:
     # NumPy's float64 is no type of JAX unless it is asked for.
     dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -29,11 +39,11 @@ def _wide_type(dtype: Any) -> Any:
 
 def real_type(tree: Any) -> Any:
     """Widest real type of the leaves, at least float32: the type of coefficients."""
-    types = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)]
+    types = [jnp.finfo(_wide_type(leaf.dtype)).dtype for leaf in jax.tree.leaves(tree)]
     return jnp.result_type(jnp.float32, *types)
 
 
-def count(tree: Any) -> int:
+def size(tree: Any) -> int:
     """Number of entries of all leaves."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
@@ -92,9 +102,9 @@ def scale(factor: jax.Array, tree: Any) -> Any:
     return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
 
 
-def axpy(scale: jax.Array | float, x: Any, y: Any) -> Any:
-    """Sum y + scale x, leaf by leaf, in the types of y."""
-    return jax.tree.map(lambda u, v: v + jnp.asarray(scale).astype(v.dtype) * u, x, y)
+def axpy(factor: jax.Array | float, x: Any, y: Any) -> Any:
+    """Sum y + factor x, leaf by leaf, in the types of y."""
+    return jax.tree.map(lambda u, v: v + jnp.asarray(factor).astype(v.dtype) * u, x, y)
 
 
 def where(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -124,9 +134,7 @@ def choose(condition: jax.Array, do: Any, skip: Any, *operands: Any) -> Any:
 def observe(updates: Any, params: Any, like: Any) -> tuple[Any, Any, jax.Array]:
     """Parameters and gradients, checked, in the types of `like`; squared norm of the latter."""
     _checks.match(updates, params)
-    point, gradient = (
-        jax.tree.map(lambda x, wide: x.astype(wide.dtype), tree, like) for tree in (params, updates)
-    )
+    point, gradient = (jax.tree.map(as_like, arrays(tree), like) for tree in (params, updates))
     return point, gradient, dot(gradient, gradient)
 
 
@@ -145,7 +153,7 @@ def accept_or_skip(usable: jax.Array, new: Any, state: Any) -> Any:
 
 def step_or_stay(usable: jax.Array, step: Any, params: Any) -> Any:
     """Updates in the types of the parameters: the step, or 0 where the sample is not usable."""
-    return jax.tree.map(lambda s, p: jnp.where(usable, s, 0.0).astype(p.dtype), step, params)
+    return jax.tree.map(lambda s, p: as_like(jnp.where(usable, s, 0.0), p), step, params)
 
 
 def next_count(count: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
       A link from :class:`Quadratic` to updates in the parameters' types; two scalars.
 
     Raises:
-      ValueError: the initial radius is not positive; in the update, ``params`` is missing
+      ValueError: the initial radius is below 1e-30; in the update, ``params`` is missing
         or does not match.
       TypeError: the initial radius is not a number.
 
@@ -145,7 +145,7 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
         _checks.match(secants.gradient, params)
         # Relative to the length of the parameters it would be too short for a few of them, or
         # so long for a network that it lands far from its start.
-        typical = secants.scale / math.sqrt(max(_tree.count(params), 1))
+        typical = secants.scale / math.sqrt(max(_tree.size(params), 1))
         (relative,) = _tree.as_type(typical.dtype, initial_radius)
         start = relative * jnp.where(typical > 0.0, typical, 1.0)
         # Steps shorter than a few roundings of the parameters cannot be judged.
@@ -157,7 +157,7 @@ def step_trust_region(*, initial_radius: float = 1.5) -> optax.GradientTransform
             step, predicted = _minimise(updates, radius)
         go = secants.usable & ~secants.probing
         moves = jax.tree.map(
-            lambda back, x, p: (back + jnp.where(go, x, 0.0)).astype(p.dtype),
+            lambda back, x, p: _tree.as_like(back + jnp.where(go, x, 0.0), p),
             secants.recoil,
             step,
             params,

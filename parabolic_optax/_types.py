@@ -246,6 +246,27 @@ def link(
 
     def init_or_describe(params: Any) -> Any:
         described = any(isinstance(p, jax.ShapeDtypeStruct) for p in jax.tree.leaves(params))
-        return jax.eval_shape(init, params) if described else init(params)
+        return jax.eval_shape(init, params) if described else _varying_as(params, init(params))
 
     return optax.GradientTransformationExtraArgs(init_or_describe, update)
+
+
+def _varying_as(params: Any, state: Any) -> Any:
+    """The state, each device's own where parameters are so inside of ``jax.shard_map``.
+
+    A loop would else start with numbers that all devices share, and go on with others.
+    """
+    if not hasattr(jax.lax, "pcast"):
+        return state
+
+    def axes(leaf: Any) -> frozenset[str]:
+        manual = getattr(jax.typeof(leaf), "manual_axis_type", None)
+        return manual.varying if manual else frozenset()
+
+    varying = frozenset().union(*map(axes, jax.tree.leaves(params)))
+
+    def cast(leaf: Any) -> Any:
+        missing = tuple(varying - axes(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, state) if varying else state

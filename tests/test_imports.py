@@ -29,7 +29,7 @@ ALLOWED = {
     "_steps": {*BELOW, "_decay"},
     "_quadratic": {*BELOW, "_spectrum"},
     "_regression": {*BELOW, "_spectrum"},
-    "_metrics": {"_types", "_layout"},
+    "_metrics": {"_types", "_layout", "_tree"},
     "_parabolic": {"_types", "_checks", "_cautious", *ROLES},
     "_ogr": {"_types", "_tree", "_parabolic", *DIRECTIONS},
     "_published": {"_quadratic", *PUBLISHED},
