@@ -105,7 +105,11 @@ def made(setting: Setting) -> optax.GradientTransformationExtraArgs:
         po.decay_inward(**of(po.decay_inward)),
         po.estimate_uncentred(**of(po.estimate_uncentred)),
         po.flip_saddles(),
-        po.step_multiplicative(max_rate=setting["_ADAM_RATE"], **of(po.step_multiplicative)),
+        po.step_multiplicative(
+            max_rate=setting["_ADAM_RATE"],
+            limit=_parabolic._LIMIT_OF_DECAYING,
+            **of(po.step_multiplicative),
+        ),
     )
 
     def within(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ while tracing and cost nothing. In several directions at once the records are
 :class:`Secants` or :class:`Span`, and :class:`Quadratic`, instead.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -256,17 +257,23 @@ def _varying_as(params: Any, state: Any) -> Any:
 
     A loop would else start with numbers that all devices share, and go on with others.
     """
-    if not hasattr(jax.lax, "pcast"):
+    if hasattr(jax.lax, "pcast"):
+        vary = functools.partial(jax.lax.pcast, to="varying")
+    elif hasattr(jax.lax, "pvary"):
+        vary = jax.lax.pvary
+    else:
         return state
 
     def axes(leaf: Any) -> frozenset[str]:
-        manual = getattr(jax.typeof(leaf), "manual_axis_type", None)
-        return manual.varying if manual else frozenset()
+        kind = jax.typeof(leaf)
+        # Named `vma` in older versions.
+        manual = getattr(kind, "manual_axis_type", None)
+        return manual.varying if manual else getattr(kind, "vma", frozenset())
 
     varying = frozenset().union(*map(axes, jax.tree.leaves(params)))
 
     def cast(leaf: Any) -> Any:
         missing = tuple(varying - axes(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+        return vary(leaf, missing) if missing else leaf
 
     return jax.tree.map(cast, state) if varying else state

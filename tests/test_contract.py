@@ -14,6 +14,7 @@ from tests.contract.table import BROKEN, ROWS
 LONG_WITH_OGR = (
     "distribution",
     "faults",
+    "frameworks",
     "persistence",
     "properties",
     "transformations",

@@ -264,6 +264,7 @@ def test_the_power_of_t_by_which_weights_grow_is_read_to_1_over_t(power, unit):
         _, state = held(state.restart(), 1)
 
 
+@pytest.mark.slow
 def test_a_run_from_zero_has_a_derivative():
     optimizer = po.parabolic_adamw()
 

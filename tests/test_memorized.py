@@ -27,6 +27,22 @@ def test_what_is_memorized_stays_so(name):
     assert accuracies.min() > 0.95
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "parabolic_adamw()",
+        pytest.param("parabolic_adamw(weight_decay=1e-4)", marks=pytest.mark.slow),
+        pytest.param("parabolic_sgd()", marks=pytest.mark.slow),
+        pytest.param("parabolic_muon()", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_runs_away_where_nothing_is_left_of_the_loss(name):
+    losses, sizes, accuracies = memorized.runs(memorized.OPTIMIZERS[name](), 4000, 1, "points")
+    assert losses[:, 300:].max() < 0.1
+    assert sizes.max() < 1.0
+    assert accuracies.min() == 1.0
+
+
 def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
     def largest(limit, norm, params):
         rule = po.step_multiplicative(initial_step=0.01, limit=limit)

@@ -121,7 +121,9 @@ def bumpy(p):
     return jnp.sum(scale * (p - 1.5) ** 2) + 2.0 * jnp.sum(jnp.cos(1.7 * p + 0.3) * p[::-1])
 
 
-@pytest.mark.parametrize(("dimensions", "rank"), [(7, 3), (5, 1), (20, 6)])
+@pytest.mark.parametrize(
+    ("dimensions", "rank"), [(7, 3), (5, 1), pytest.param(20, 6, marks=pytest.mark.slow)]
+)
 def test_golden_trace(dimensions, rank):
     start = np.random.default_rng(dimensions + 1).normal(size=dimensions)
     gradient = jax.jit(jax.grad(bumpy))
@@ -190,7 +192,9 @@ def test_translation_changes_nothing():
     np.testing.assert_allclose(run(here) - here, run(there) - there, rtol=5e-3, atol=5e-3)
 
 
-@pytest.mark.parametrize("k", [-20, -3, 20])
+@pytest.mark.parametrize(
+    "k", [-20, pytest.param(-3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_scaling_the_loss_changes_nothing(k):
     start = jnp.asarray(np.random.default_rng(4).normal(size=9), jnp.float32)
     _, plain = train(exact(4), bumpy, start, 15, lambda p, _: p)
@@ -244,7 +248,7 @@ def test_the_flip_leaves_a_saddle_and_plain_newton_stays(optimizer, leaves):
         assert abs(end["y"]) < 0.01
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)])
 def test_the_second_gradient_in_a_row_that_is_not_finite_takes_the_step_back(bad):
     optimizer = exact(3)
     (params, state), _ = train(optimizer, matrix_loss, matrix_params(), 7)
@@ -316,7 +320,7 @@ def test_readouts():
     jax.tree.map(np.testing.assert_array_equal, po.eval_params(state, params), params)
 
 
-@pytest.mark.parametrize("probes", [True, False])
+@pytest.mark.parametrize("probes", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_reset_forgets_the_noise_and_keeps_whether_it_is_measured(probes):
     optimizer = po.ogr() if probes else exact(4)
     (_, state), _ = train(optimizer, matrix_loss, matrix_params(), 8)

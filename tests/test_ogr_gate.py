@@ -104,7 +104,9 @@ def types(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)], ids=str
+)
 def test_one_trace_stable_types_and_donation(dtype):
     optimizer, traces = po.ogr(3), []
 
@@ -124,6 +126,7 @@ def test_one_trace_stable_types_and_donation(dtype):
     assert matrix_loss(params) < 0.9 * start
 
 
+@pytest.mark.slow
 def test_many_problems_at_once():
     centres = jnp.asarray(np.random.default_rng(0).normal(size=(100, 4)), jnp.float32)
     optimizer = po.ogr(4)

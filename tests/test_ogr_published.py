@@ -75,6 +75,7 @@ def test_hessian_stays_exact_while_the_directions_turn():
     np.testing.assert_allclose(in_space(quadratic), true, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_oracle_is_the_exact_hessian_along_the_directions():
     params = matrix_params()
     rows = jax.tree.map(lambda p: jnp.stack([p, jnp.ones_like(p)]), params)
@@ -310,7 +311,7 @@ def test_a_gradient_that_says_nothing_changes_nothing_and_is_counted(name, facto
         assert before.dtype == jnp.int32 or np.array_equal(before, now)
 
 
-@pytest.mark.parametrize("name", ["momentum", "published"])
+@pytest.mark.parametrize("name", ["momentum", pytest.param("published", marks=pytest.mark.slow)])
 def test_readouts(name):
     (params, state), _ = train(FORMS[name](0.01), matrix_loss, matrix_params(), 9)
     readings = po.metrics(state)

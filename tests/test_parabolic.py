@@ -97,7 +97,10 @@ def test_translation_changes_nothing():
         np.testing.assert_allclose(readings[name][:n], readings_2[name][:n], 2e-2, 1e-6)
 
 
-@pytest.mark.parametrize("k", [-20, -3, 7, 20])
+@pytest.mark.parametrize(
+    "k",
+    [-20, pytest.param(-3, marks=pytest.mark.slow), 7, pytest.param(20, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("make", [partial(po.parabolic_adam, eps=0.0), po.parabolic_sgd])
 def test_scaling_the_loss_changes_nothing(make, k):
     optimizer = make()
@@ -498,7 +501,14 @@ def test_gpus_do_not_branch_around_the_direction(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), one, other)
 
 
-@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(po.parabolic_adam, marks=pytest.mark.slow),
+        po.parabolic_adamw,
+        pytest.param(po.parabolic_sgd, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_is_differentiable(make):
     """By a number that the loss depends on, against differences."""
     optimizer: Any = make()

@@ -79,7 +79,9 @@ def test_a_multiplier_of_any_type_leaves_the_updates_theirs(rate):
         assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
 
 
-@pytest.mark.parametrize("name", OGR)
+@pytest.mark.parametrize(
+    "name", [n if n == "ogr_diagonal" else pytest.param(n, marks=pytest.mark.slow) for n in OGR]
+)
 def test_constants_that_are_injected_for_complex_parameters_are_real(name):
     params = {"real": jnp.array([1.0, -3.0]), "complex": jnp.array([0.5 + 1.0j, -2.0j])}
     makers = OGR[name], optax.inject_hyperparams(OGR[name])
@@ -148,3 +150,25 @@ def test_constants_of_64_bits_do_not_widen_the_state_of_the_ogr_forms(name):
     constants = {key: np.float64(value) for key, value in constants_of(name).items()}
     with enable_x64(True):
         assert followed(OGR[name](**constants), jnp.ones(3, jnp.float32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["parabolic_adam", pytest.param("ogr", marks=pytest.mark.slow)])
+def test_arrays_and_numbers_that_are_not_jaxs_are_taken_as_they_are(name):
+    # NumPy's are of float64, which is no type of JAX here; a warning would be an error.
+    optimizer = MAKERS[name]()
+    params = {"w": np.full((3, 2), 2.0), "b": np.full(3, -1.0)}
+    state = optimizer.init(params)
+    updates, state = optimizer.update(params, state, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((updates, po.eval_params(state, params)))} == {
+        jnp.dtype(jnp.float32)
+    }
+    params = {"s": jnp.float32(1.5)}
+    updates, _ = optimizer.update({"s": 2.0}, optimizer.init(params), params)
+    assert updates["s"] < 0.0
+
+
+def test_a_share_that_is_injected_for_complex_parameters_is_real():
+    tracker = optax.inject_hyperparams(po.track_displacement)(optax.identity(), tail_share=0.7)
+    params = jnp.ones(3, jnp.complex64)
+    sample, _ = tracker.update(params, tracker.init(params), params)
+    assert sample.slope.dtype == jnp.float32

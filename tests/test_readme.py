@@ -62,6 +62,7 @@ def test_results_are_those_of_the_stored_records():
     assert report.parts(suites) in TEXTS["benchmarks"]
 
 
+@pytest.mark.slow
 def test_features_beside_other_optimizers_are_as_measured():
     assert features.table() in TEXTS["parabolic_optax"]
 

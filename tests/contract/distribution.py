@@ -148,6 +148,27 @@ def shard_map(make: Make) -> None:
     assert_equal_to_single(make, end)
 
 
+@ROWS(apart=True, slow=True)
+def ensemble(make: Make) -> None:
+    """inside `shard_map`, with parameters and a run of its own on every device"""
+    optimizer = make()
+    starts = jax.tree.map(lambda p: jnp.stack([(1.0 + n) * p for n in range(DEVICES)]), params())
+
+    def member(start, x):
+        start = jax.tree.map(lambda p: p[0], start)
+        step = step_with(optimizer, lambda params: loss(params, x))
+        carry = (start, optimizer.init(start))
+        (end, _), _ = jax.lax.scan(lambda carry, _: (step(*carry), None), carry, None, STEPS)
+        return jax.tree.map(lambda p: p[None], end)
+
+    cut = jax.shard_map(
+        member, mesh=mesh_of(AxisType.Auto), in_specs=(P("x"), P()), out_specs=P("x")
+    )
+    ends = jax.device_get(jax.jit(cut)(starts, batch()))
+    assert_equal_to_single(make, jax.tree.map(lambda p: p[0], ends))
+    assert all(not np.allclose(p[0], p[1]) for p in jax.tree.leaves(ends))
+
+
 def start(script: str, *arguments: str, devices: int) -> subprocess.Popen[str]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
