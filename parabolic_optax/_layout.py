@@ -1,7 +1,6 @@
 """Grouping of the leaves into parabolas, and the inner products that feed them."""
 
 import dataclasses
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -237,7 +236,7 @@ def _inner_leaf(trees: tuple[jax.Array, ...], axis: Axis) -> list[jax.Array]:
         wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
         products.append(jnp.real(jnp.conj(a.astype(wide)) * b.astype(wide)))
     leaf = products[0]
-    row = math.gcd(leaf.size, _ROW)
+    row = max(n for n in range(1, _ROW + 1) if leaf.size % n == 0)
     if axis is None and len(products) > 1 and row >= min(_SHORT, leaf.size) and _one_cpu():
         wide = jnp.result_type(*products)
         sums = _row_sums(*(p.astype(wide).reshape(-1, row) for p in products))
