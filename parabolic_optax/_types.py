@@ -258,10 +258,11 @@ def _varying_as(params: Any, state: Any) -> Any:
     A loop would else start with numbers that all devices share, and go on with others.
     """
     if hasattr(jax.lax, "pcast"):
-        vary = functools.partial(jax.lax.pcast, to="varying")
-    elif hasattr(jax.lax, "pvary"):
-        vary = jax.lax.pvary
+        vary: Any = functools.partial(jax.lax.pcast, to="varying")
     else:
+        # Older versions have another name for it, or nothing of the kind.
+        vary = getattr(jax.lax, "pvary", None)
+    if vary is None:
         return state
 
     def axes(leaf: Any) -> frozenset[str]:
