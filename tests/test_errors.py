@@ -57,6 +57,7 @@ def test_base_points_downhill(base):
         (lambda: po.step_multiplicative(growth=-1.0), "growth"),
         (lambda: po.step_multiplicative(decline=-1.0), "decline"),
         (lambda: po.step_multiplicative(max_rate=-0.1), "max_rate"),
+        (lambda: po.parabolic(optax.identity(), limit=-1.0), "limit"),
         (lambda: po.step_multiplicative(brake=-0.1), "brake"),
         (lambda: po.step_multiplicative(initial_step=0), "initial_step"),
         (lambda: po.step_multiplicative(initial_step=float("nan")), "initial_step"),

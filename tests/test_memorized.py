@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import parabolic_optax as po
@@ -41,6 +42,21 @@ def test_nothing_runs_away_where_nothing_is_left_of_the_loss(name):
     assert losses[:, 300:].max() < 0.1
     assert sizes.max() < 1.0
     assert accuracies.min() == 1.0
+
+
+@pytest.mark.slow
+def test_a_base_of_ones_own_is_limited_when_asked():
+    """As `notebooks/README.md` puts :func:`parabolic_adamw` together."""
+
+    def own(limit):
+        decay = optax.chain(po.decay_outward(0.25), po.decay_inward(3.0))
+        base = po.cautious(optax.scale_by_adam())
+        optimizer = po.parabolic(base, max_rate=0.07, limit=limit, decay=decay)
+        return memorized.runs(optimizer, 1000, 1, "points")[1]
+
+    whole = memorized.runs(po.parabolic_adamw(), 1000, 1, "points")[1]
+    np.testing.assert_allclose(own(1.0), whole, rtol=1e-3)
+    assert own(None).max() > 2.0 * whole.max()
 
 
 def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
