@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,17 +36,26 @@ def direction(base: Any, name: str = "base", such_as: str = "optax.scale_by_adam
 
 
 def ascending(base: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The base, with a ValueError at its first init if it points downhill.
+    """The base, with a ValueError at its first init if it points downhill."""
+    return _checked_at_init(base, _ascent)
 
-    At init, because a program may make its optimizer before it says which devices there are.
-    """
-    check = functools.cache(functools.partial(_ascent, base))
+
+def of_samples(decay: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The decay, with a TypeError at its first init if it takes bare updates."""
+    return _checked_at_init(decay, _of_bare_updates)
+
+
+def _checked_at_init(
+    inner: optax.GradientTransformation, check: Callable[[optax.GradientTransformation], None]
+) -> optax.GradientTransformationExtraArgs:
+    """At init, because a program may make its optimizer before it says which devices there are."""
+    once = functools.cache(functools.partial(check, inner))
 
     def init(params: Any) -> Any:
-        check()
-        return base.init(params)
+        once()
+        return inner.init(params)
 
-    return optax.GradientTransformationExtraArgs(init, optax.with_extra_args_support(base).update)
+    return optax.GradientTransformationExtraArgs(init, optax.with_extra_args_support(inner).update)
 
 
 def _ascent(base: optax.GradientTransformation) -> None:
@@ -68,6 +78,24 @@ def _ascent(base: optax.GradientTransformation) -> None:
             "base points downhill, as complete optimizers do. Pass a direction, such as"
             " optax.scale_by_adam() in place of optax.adam(rate), or turn it round with"
             " optax.chain(base, optax.scale(-1.0))."
+        )
+
+
+def _of_bare_updates(decay: optax.GradientTransformation) -> None:
+    """Raises TypeError for a decay that works on a probe without a sample, and changes it."""
+    try:
+        with jax.ensure_compile_time_eval():
+            probe = jnp.ones((2, 2), jnp.float32)
+            changed, _ = decay.update(probe, decay.init(probe), probe)
+            unlike = not jnp.array_equal(jnp.asarray(changed), probe)
+    except Exception:
+        # A link looks for what a sample holds.
+        return
+    if unlike:
+        raise TypeError(
+            "decay must take and return a Sample, as po.decay_outward() does. A decay of optax's"
+            " own kind is part of the base: optax.chain(optax.scale_by_adam(),"
+            " optax.add_decayed_weights(0.1))."
         )
 
 

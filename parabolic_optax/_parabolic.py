@@ -104,7 +104,8 @@ def parabolic(
 
     Raises:
       TypeError: `base` or `decay` is not a gradient transformation; a constant is not a number;
-        `mean_dtype` is no type; at init, a parameter is not of a floating type of at least 16 bits.
+        `mean_dtype` is no type; at init, `decay` takes updates and no sample, or a parameter is not
+        of a floating type of at least 16 bits.
       ValueError: a constant is out of range; `mean_dtype` is another type; at init, the base points
         downhill, as complete optimizers do, or `per` is impossible; in the update, ``params`` is
         missing or does not match the gradients.
@@ -130,6 +131,7 @@ def parabolic(
     _checks.direction(base)
     if decay is not None:
         _checks.direction(decay, "decay", "po.decay_outward()")
+        decay = _checks.of_samples(decay)
     return _chain(
         _checks.ascending(base),
         learning_rate,

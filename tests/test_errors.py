@@ -152,6 +152,21 @@ def test_decay_is_no_transformation():
         po.parabolic(optax.scale_by_adam(), decay=0.1)
 
 
+@pytest.mark.parametrize("decay", [optax.add_decayed_weights(0.1), optax.scale(0.9)])
+def test_decay_takes_no_sample(decay):
+    optimizer = po.parabolic(optax.scale_by_adam(), decay=decay)
+    for init in (optimizer.init, jax.jit(optimizer.init)):
+        with pytest.raises(TypeError, match=r"po\.decay_outward\(\).*part of the base"):
+            init(PARAMS)
+
+
+@pytest.mark.parametrize("decay", [optax.identity(), po.decay_inward()])
+def test_decay_that_takes_samples_or_does_nothing(decay):
+    optimizer = po.parabolic(optax.scale_by_adam(), decay=decay)
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
+
+
 @pytest.mark.parametrize(
     "directions", [jnp.ones((1, 3)), {"w": jnp.ones((1, 2, 3)), "b": jnp.ones((1, 2))}]
 )
