@@ -22,22 +22,57 @@ _GRACE = 29.0
 _START = 300.0
 # Nearer than this to the fastest shrinkage, the growth of weights is less and less held by decay.
 _MARGIN = 1.0 / 6.0
+# Decay that leads uphill from where the run began is cut back, by a tenth a sample at most, and so
+# early: later the loss would rise for other reasons.
+_EARLY, _CUT = 100.0, 0.1
+
+
+class Verdict(NamedTuple):
+    """What the loss says of a decay early in a run; all are float32 scalars.
+
+    Attributes:
+      slope: running mean of <g, D>, D the displacement of all parameters.
+      slope_size: that of its size.
+      rise: that of the part of it by which what decays has shrunk, 0 where it has grown.
+      change: sum of <g, D> / t, in proportion to the change of the loss since the first step.
+      log_left: logarithm of the share of the decay that is left.
+    """
+
+    slope: jax.Array
+    slope_size: jax.Array
+    rise: jax.Array
+    change: jax.Array
+    log_left: jax.Array
+
+    def after(self, sample: Sample, decays: jax.Array, weight: jax.Array) -> "Verdict":
+        """Takes in a sample of which these leaves, or slices of them, decay: 1, others 0."""
+        along_point, overlap, square = (jnp.sum(decays * each) for each in sample.radial[:3])
+        along, count = sample.radial.along, sample.count.astype(jnp.float32)
+        shrunk = _tree.ratio(jnp.minimum(overlap, 0.0), square)
+        new = (along, jnp.abs(along), along_point * shrunk)
+        means = [mean + weight * (value - mean) for mean, value in zip(self, new, strict=False)]
+        change = self.change + sample.stride * along / count
+        uphill = jnp.where(change > 0.0, uphill_kernel(*means), 0.0)
+        early = jnp.clip(2.0 - count / _EARLY, 0.0, 1.0)
+        return Verdict(*means, change, self.log_left - _CUT * early * sample.stride * uphill)
 
 
 class DecayOutwardState(NamedTuple):
-    """State of :func:`decay_outward`; all are float32 scalars.
+    """State of :func:`decay_outward`; float32 scalars.
 
     Attributes:
       slope: running mean of the slope along the mean that is read out.
       slope_size: that of its size.
       log_length: running mean of log |y|, y the mean that is read out.
-      decay: what the first two ask for.
+      decay: what the first two ask for, and the verdict has left.
+      verdict: of the loss on it.
     """
 
     slope: jax.Array
     slope_size: jax.Array
     log_length: jax.Array
     decay: jax.Array
+    verdict: Verdict
 
     def readings(self) -> dict[str, jax.Array]:
         return {"weight_decay": self.decay}
@@ -51,16 +86,18 @@ class DecayInwardState(NamedTuple):
 
     Attributes:
       share: of its strength that acts, 1, and 0 after a restart; float32 scalar.
+      verdict: of the loss on it.
     """
 
     share: jax.Array
+    verdict: Verdict
 
     def readings(self) -> dict[str, jax.Array]:
         return {}
 
     def restart(self) -> "DecayInwardState":
         # What has been learned so far is not what the weights were initialised with.
-        return DecayInwardState(jnp.zeros_like(self.share))
+        return DecayInwardState(*jax.tree.map(jnp.zeros_like, self))
 
 
 def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
@@ -75,6 +112,22 @@ def outward_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
     """
     signal = _tree.ratio(slope, slope_size)
     return jnp.clip((-signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
+
+
+def uphill_kernel(slope: jax.Array, slope_size: jax.Array, rise: jax.Array) -> jax.Array:
+    """How surely decay leads uphill, one set of parameters.
+
+    Args:
+      slope: mean of <g, D>, scalar.
+      slope_size: mean of its size, scalar.
+      rise: mean of the part of it by which the parameters have shrunk, scalar.
+
+    Returns:
+      clip((min(slope, rise) / slope_size - 0.4) / 0.6, 0, 1): the loss rises the way that the
+      parameters came, and would by their shrinking alone. 0 where nothing was seen yet.
+    """
+    signal = _tree.ratio(jnp.minimum(slope, rise), slope_size)
+    return jnp.clip((signal - _DEAD) / (1.0 - _DEAD), 0.0, 1.0)
 
 
 def held_kernel(growth: jax.Array) -> jax.Array:
@@ -152,16 +205,31 @@ def decay_outward(
     along its own displacement, only that of the whole is. The steps of directions that are scaled
     already, for which this is made, go by the whole.)
 
+    Parameters that stand for something, such as pixels, centres or prices, may start near the right
+    values far from zero, where shrinking is a long way uphill, and a step is too short to make up
+    for it. So where the loss has risen since the first step, :math:`\sum_t \langle g_t, D_t
+    \rangle / t > 0`, and shrinking is why, each of the first 100 samples (and fewer and fewer until
+    200) takes up to a tenth off the strength, for good:
+
+    .. math::
+      \omega \leftarrow \omega \exp\left(-\tfrac{1}{10}\,\mathrm{clip}\left(
+        \frac{\min(E[a], E[b]) / E|a| - 0.4}{0.6}, 0, 1\right)\right), \qquad
+      a = \langle g, D \rangle, \quad
+      b = \langle g, \bar y \rangle \min(0, \langle D, \bar y \rangle) / |\bar y|^2
+
+    A network that trains at all is below its first loss by then, and loses nothing of its decay.
+
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations memorize
-    little, and their decay is what costs a network that is still learning.
+    little, and their decay is what costs a network that is still learning. A leaf without a gradient
+    in a step, as behind ``jax.lax.stop_gradient``, is driven nowhere, and does not decay in it.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0; 0 leaves the slopes as
         they are, too.
       mask: which leaves decay, a tree of bools (True alone for all) or a function of the
         parameters; the slope is taken along these alone. None takes the matrices.
-      always: whether to decay in full whatever the slope says, as
+      always: whether to decay in full whatever the loss says and whether there is a gradient, as
         ``optax.add_decayed_weights`` does; :math:`\kappa` is then 1 in the step alone.
       memory: power of the polynomial-decay averages; 29 looks back over a thirtieth of the
         run.
@@ -169,7 +237,7 @@ def decay_outward(
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
-      is four float32 scalars; the tracker takes two more inner products for it.
+      is nine float32 scalars; the tracker takes two more inner products for it.
 
     Raises:
       ValueError: a constant is out of range; in the update, `mask` does not fit the parameters,
@@ -195,19 +263,14 @@ def decay_outward(
 
     def init(params: Any) -> DecayOutwardState:
         del params
-        zero = jnp.zeros([], jnp.float32)
-        return DecayOutwardState(zero, zero + 0.0, zero + 0.0, zero + 0.0)
+        return DecayOutwardState(*_zeros(4), Verdict(*_zeros(5)))
 
     def update(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayOutwardState]:
         del extra_args
         sample, layout = updates, _layout.Layout.of(params, per)
-        if sample.radial is None:
-            raise ValueError(
-                "the decay needs the slope along the mean that is read out: give the tracker"
-                " radial=True."
-            )
+        _require_radial(sample)
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
@@ -221,19 +284,25 @@ def decay_outward(
         # of them a power of t is read right to 1 / t.
         follow = _tree.sample_weight(sample.stride, sample.count, power)
         level = state.log_length + follow * (log_length - state.log_length)
-        fitted = DecayOutwardState(mean, size, level, largest * share)
+        verdict = state.verdict.after(sample, counted_in, weight)
+        left = 1.0 if always else jnp.exp(verdict.log_left)
+        fitted = DecayOutwardState(mean, size, level, left * largest * share, verdict)
 
         # By what was known before the noise of this gradient was drawn. A mean of this power lags
         # behind by 1 / (memory + 1) in the logarithm of t.
         held = held_kernel((power + 1.0) * (log_length - level))
         outward = jnp.where(largest > 0.0, outward_kernel(state.slope, state.slope_size), 0.0)
+        if not always:
+            outward *= jnp.exp(state.verdict.log_left)
         growth = held * outward * _tree.ratio(overlap, square)
         radial_slope = layout.pooled(counted_in * sample.radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
             sample.slope, sample.radial.length, radial_slope, growth
         )
         state = _tree.where(sample.stride > 0, fitted, state)
-        decay = _larger(sample.decay, counted_in * jnp.where(sample.usable, state.decay, 0.0))
+        # What has no gradient, such as a network behind jax.lax.stop_gradient, nothing drives.
+        acts = sample.usable if always else sample.usable & sample.radial.driven
+        decay = _larger(sample.decay, counted_in * jnp.where(acts, state.decay, 0.0))
         return sample._replace(slope=along, decay=decay), state
 
     return link(init, update)
@@ -262,6 +331,7 @@ def decay_inward(
     what it has at step 3,000 (with no other decay). So a minimum that is found early is moved a
     little, and one that is found late hardly, where a constant decay moves it in proportion to
     itself. Weights at a :func:`reset` are no start to forget, and this link then does nothing more.
+    Where forgetting leads uphill from the first step on, it is cut back as by :func:`decay_outward`.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0.
@@ -270,12 +340,13 @@ def decay_inward(
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
-      A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state is one
-      float32 scalar. Where :func:`decay_outward` asks for more, such a coordinate gets that.
+      A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state is six
+      float32 scalars. Where :func:`decay_outward` asks for more, such a coordinate gets that.
 
     Raises:
       ValueError: the constant is out of range; in the update, `mask` does not fit the parameters,
-        or the tracker has another `per`.
+        the tracker has another `per`, or it does not take the inner products with the mean
+        (``radial=True``).
       TypeError: the constant is not a number.
 
     Source:
@@ -294,20 +365,38 @@ def decay_inward(
 
     def init(params: Any) -> DecayInwardState:
         del params
-        return DecayInwardState(jnp.ones([], jnp.float32))
+        return DecayInwardState(jnp.ones([], jnp.float32), Verdict(*_zeros(5)))
 
     def update(
         updates: Sample, state: DecayInwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayInwardState]:
         del extra_args
         sample, layout = updates, _layout.Layout.of(params, per)
+        _require_radial(sample)
         _checks.same_layout(sample.slope.size, layout.size, "decay")
-        largest = state.share * _tree.as_float32(strength)[0]
+        counted_in = _counted(mask, params, layout)
+        weight = _tree.sample_weight(sample.stride, sample.count, jnp.float32(_GRACE), most=0.5)
+        verdict = state.verdict.after(sample, counted_in, weight)
+        state = state._replace(verdict=_tree.where(sample.stride > 0, verdict, state.verdict))
+        largest = state.share * jnp.exp(state.verdict.log_left) * _tree.as_float32(strength)[0]
         # Where the sample is not usable the step is zero, and no coordinate moves inward.
-        decay = _larger(sample.inward_decay, largest * _counted(mask, params, layout))
+        decay = _larger(sample.inward_decay, largest * counted_in)
         return sample._replace(inward_decay=decay), state
 
     return link(init, update)
+
+
+def _require_radial(sample: Sample) -> None:
+    if sample.radial is None:
+        raise ValueError(
+            "the decay needs the slope along the mean that is read out: give the tracker"
+            " radial=True."
+        )
+
+
+def _zeros(number: int) -> list[jax.Array]:
+    """Buffers of their own, so that they can be donated."""
+    return [jnp.zeros([], jnp.float32) for _ in range(number)]
 
 
 def descend(sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout) -> Any:

@@ -275,6 +275,7 @@ def track_displacement(
                 jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *along_point, point_square)
             )
             usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
+            driven, along = minus_squares < 0.0, jnp.sum(slope_dot)
             square = layout.pooled(square)
             slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)
             position = length
@@ -291,8 +292,8 @@ def track_displacement(
                 usable,
                 slope,
                 position,
-                _tree.root(jnp.sum(point_square)),
-                Radial(*along_point, square=point_square, length=length) if radial else None,
+                layout.norm(point_square, params),
+                Radial(*along_point, point_square, length, driven, along) if radial else None,
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )
@@ -302,9 +303,9 @@ def track_displacement(
             usable = _tree.informative(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
             nothing = layout.pooled(none)
-            along_point = Radial(none, none, none, nothing) if radial else None
-            norm = jnp.sum(none)
-            return _Seen(usable, nothing, nothing, norm, along_point, minus_squares, anchor, tail)
+            zero, driven = jnp.sum(none), minus_squares < 0.0
+            along_point = Radial(none, none, none, nothing, driven, zero) if radial else None
+            return _Seen(usable, nothing, nothing, zero, along_point, minus_squares, anchor, tail)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
         skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))

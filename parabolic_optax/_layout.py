@@ -1,6 +1,7 @@
 """Grouping of the leaves into parabolas, and the inner products that feed them."""
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,16 @@ class Layout:
             leaf.shape if axis is None else tuple(np.delete(leaf.shape, axis).tolist())
             for leaf, axis in zip(jax.tree.leaves(tree), self.axes, strict=True)
         ]
+
+    def norm(self, squares: jax.Array, tree: Any) -> jax.Array:
+        """Norm of the matrices of `tree`, or of all of it where there are none.
+
+        A bias may have been set to the mean of the targets, whose unit is not that of the weights.
+        `squares` are those that :attr:`apart` gives.
+        """
+        matrices = [len(shape) > 1 and math.prod(shape) > 0 for shape in self.shapes(tree)]
+        counted = np.repeat(matrices, self.sizes).astype(bool)
+        return jnp.sqrt(jnp.sum(jnp.where(counted, squares, 0.0) if any(matrices) else squares))
 
     def entries(self, tree: Any) -> np.ndarray:
         """Number of entries of `tree` per parabola, at least 1; float32."""

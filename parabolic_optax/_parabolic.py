@@ -14,9 +14,9 @@ import optax.contrib
 from parabolic_optax import _cautious, _checks, _curvature, _decay, _directions, _saddle, _steps
 from parabolic_optax._types import Per
 
-# Growth of the steps that Adam's directions bear. Muon's go too far on small networks with it, and
-# so do normalized gradients.
-_ADAM_RATE = 0.07
+# Growth of the steps that these directions bear: Adam's as it is, and those of which coordinates
+# wait. Muon's go too far on small networks with more than 0.05.
+_ADAM_RATE, _WAITING_RATE = 0.07, 0.1
 # Largest steps of scaled directions, in root mean squares of the parameters: without decay, and
 # with it, with which physics-informed networks and softmax regression want longer ones.
 _LIMIT, _LIMIT_OF_DECAYING = 0.3, 1.0
@@ -76,8 +76,9 @@ def parabolic(
         scale does not depend on the gradient's, such as Adam's, Muon's and those of normalized
         gradients. Raw ones differ in scale from tensor to tensor and want less, such as 0.75.
       initial_step: step size of the first step, before the search for the scale.
-      max_rate: largest growth of the logarithm of the step size in a step. Adam's directions bear
-        0.07, which :func:`parabolic_adam` and :func:`parabolic_adamw` take.
+      max_rate: largest growth of the logarithm of the step size in a step. Adam's direction bears
+        0.07, which :func:`parabolic_adam` takes, and :func:`cautious` ones 0.1, as in
+        :func:`parabolic_adamw` and :func:`parabolic_sgd`.
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
@@ -286,7 +287,7 @@ def parabolic_adamw(
         learning_rate,
         per=per,
         initial_step=initial_step,
-        max_rate=_ADAM_RATE,
+        max_rate=_WAITING_RATE,
         tail_power=tail_power,
         decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,
@@ -361,6 +362,7 @@ def parabolic_sgd(
         learning_rate,
         per=per,
         initial_step=initial_step,
+        max_rate=_WAITING_RATE,
         tail_power=tail_power,
         decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,

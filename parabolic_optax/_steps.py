@@ -35,8 +35,8 @@ class MultiplicativeState(NamedTuple):
     Attributes:
       log_step: logarithm of the step size of each parabola, float32 of shape [n].
       before: the same, one sample before: that of the last displacement seen.
-      scale: norm of all parameters at init, or what it is taken to be at least, parameter
-        units; float32 scalar.
+      scale: norm of the parameters at init, as the search takes it, parameter units; float32
+        scalar.
       travelled: displacement of all parameters at the last sample, relative to their scale; float32
         scalar.
       search_end: count of the last sample of the search for the scale, int32 scalar.
@@ -150,12 +150,13 @@ def step_multiplicative(
     `initial_step`. Where a step has not moved them any further, because something behind this
     link holds the updates back, the next is no longer; where nothing has moved at all, as with
     steps below rounding, it is at most what would move them by that much times t, if the entries
-    of the direction are 1. The norm is taken to be at least
-    :math:`\tfrac{1}{10} (\sum_l \min(m_l, n_l))^{1/2}` over the matrices, of :math:`m_l` by
+    of the direction are 1. The norm is that of the matrices, since a bias may have been set to the
+    mean of the targets, whose unit is not that of the weights. It is taken to be at least
+    :math:`\tfrac{1}{10} (\sum_l \min(m_l, n_l))^{1/2}`, with matrices of :math:`m_l` by
     :math:`n_l`: a tenth of that of matrices with orthonormal rows or columns, for those that
     start near zero. (Of more than two axes, the last one counts against all others together.)
-    Scalars and vectors have no such scale, and are taken as they are; where they alone are, and
-    start at zero, each counts as a matrix of one column.
+    Scalars and vectors have no such scale. Where they alone are, their norm is taken, and where
+    they start at zero, each counts as a matrix of one column.
 
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
@@ -165,7 +166,7 @@ def step_multiplicative(
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss, up to step 1,000; it falls like 1/t
         from there. 0 is none.
-      limit: largest norm of a step whose entries are all 1, in that of the parameters (or what
+      limit: largest norm of a step whose entries are all 1, in that of the matrices (or what
         it is taken to be at least at init). Gradients nearly vanish once data are memorized, steps
         grow to make up for it, and one gradient of usual size would then throw the network away.
         Vectors and scalars alone memorize little and have none, so that a narrow valley may be
@@ -285,13 +286,13 @@ def step_multiplicative(
 
 
 def _scale(params: Any, layout: _layout.Layout) -> jax.Array:
-    """The norm, or what it is taken to be where the parameters start near zero.
+    """The norm of the matrices, or what it is taken to be where they start near zero.
 
     That is a tenth of the norm of matrices with orthonormal rows or columns, in place of the
     matrices among the leaves. What has none of these has a unit of its own, unless it starts at
     zero; then every leaf counts as a matrix of one column.
     """
-    norm = jnp.sqrt(jnp.sum(layout.inner(params, params)))
+    norm = layout.norm(layout.apart.inner(params, params), params)
     shapes = list(zip(layout.shapes(params), layout.sizes, strict=True))
     ranks = [n * min(s[-1], math.prod(s[:-1])) for s, n in shapes if len(s) > 1]
     matrices = bool(ranks)

@@ -26,8 +26,8 @@ Per = Literal["tensor", "global"] | Callable[[str, jax.Array], Axis] | Any
 class Radial(NamedTuple):
     """Inner products with the mean that is read out, or the parameters where none is kept.
 
-    Each but the last is float32 of shape [m], m the number of parabolas, and that of leaves where
-    all share one.
+    Each of the first three is float32 of shape [m], m the number of parabolas, and that of leaves
+    where all share one; all but `driven` are 0 between samples.
 
     Attributes:
       slope: of the gradient: derivative of the loss by the logarithm of the scale of that point,
@@ -36,12 +36,17 @@ class Radial(NamedTuple):
       square: of that point itself, squared parameter units.
       length: of the displacement as it is kept, parameter units; the position leaves out what
         rounding the means has added to it; float32 of shape [n].
+      driven: whether the gradient is not zero, between samples as well; bool of shape [m].
+      along: inner product of gradient and displacement, of all parameters together, loss units;
+        float32 scalar.
     """
 
     slope: jax.Array
     overlap: jax.Array
     square: jax.Array
     length: jax.Array
+    driven: jax.Array
+    along: jax.Array
 
 
 class Sample(NamedTuple):
@@ -59,8 +64,8 @@ class Sample(NamedTuple):
         usable, and then the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and all inner
         products are numbers. Where not, the step is zero; bool scalar.
-      norm: of all parameters, or of their mean that is read out where one is kept, parameter
-        units; 0 between samples; float32 scalar.
+      norm: of the matrices among the parameters, or of all where there are none, at their mean that
+        is read out where one is kept, parameter units; 0 between samples; float32 scalar.
       radial: inner products with that point, or None where they are not wanted.
       decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
         where there is none; m as in :class:`Radial`.

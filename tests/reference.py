@@ -114,6 +114,12 @@ class Adam:
         return out
 
 
+def norm_of(tensors):
+    """Norm of the matrices, or of all where there are none."""
+    matrices = [p for p in tensors if p.ndim > 1]
+    return math.sqrt(sum(float(np.sum(p * p)) for p in matrices or tensors))
+
+
 def trace(
     grad,
     params,
@@ -141,7 +147,7 @@ def trace(
     mean_s, mean_size, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
     log_step = [math.log(initial_step)] * n
     before = list(log_step)
-    scale = math.sqrt(sum(float(np.sum(p * p)) for p in params))
+    scale = norm_of(params)
     ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
     if ranks:
         scale = max(scale, 0.1 * math.sqrt(sum(ranks)))
@@ -161,7 +167,7 @@ def trace(
             rows.append(rows[-1] | {"params": params})
             continue
         read_out = params if count == 1 else tail
-        norm = math.sqrt(sum(float(np.sum(p * p)) for p in read_out))
+        norm = norm_of(read_out)
         for i in range(n):
             tail[i] = tail[i] + min(1.0, stride * weight(count, tail_power)) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]

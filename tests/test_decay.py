@@ -249,7 +249,7 @@ def test_the_power_of_t_by_which_weights_grow_is_read_to_1_over_t(power, unit):
             stride=jnp.float32(1.0),
             usable=jnp.array(True),
             norm=jnp.float32(1.0),
-            radial=Radial(slope=minus, overlap=square, square=square, length=one),
+            radial=Radial(minus, square, square, one, jnp.ones(1, bool), jnp.float32(-1.0)),
         )
         sample, state = decay.update(sample, state, params)
         return float(sample.slope[0]) + 1.0, state

@@ -86,7 +86,7 @@ def test_matrices_alone_by_default():
         (True, [0.5, 0.5]),
         ({"b": True, "w": False}, [0.5, 0]),
     ):
-        tracker = po.track_displacement(optax.identity())
+        tracker = po.track_displacement(optax.identity(), radial=True)
         chain: Any = optax.chain(tracker, po.decay_inward(0.5, mask))
         sample, _ = chain.update(params, chain.init(params), params)
         np.testing.assert_allclose(sample.inward_decay, decays)
@@ -102,7 +102,8 @@ def test_of_all_minima_a_small_one_is_reached():
             updates, state = optimizer.update(jnp.full((1, 2), error), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        params = jnp.array([[3.0, -2.0]])
+        # Where it were right already, forgetting would only lead uphill, and be cut back.
+        params = jnp.array([[3.0, -1.0]])
         keys = jax.random.split(jax.random.key(0), 400)
         (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)
         return po.eval_params(state, params)
@@ -112,7 +113,7 @@ def test_of_all_minima_a_small_one_is_reached():
     held = final(po.parabolic(base, decay=po.decay_inward()))
     np.testing.assert_allclose(jnp.sum(free), 1.0, atol=0.1)
     np.testing.assert_allclose(jnp.sum(held), 1.0, atol=0.1)
-    left, kept = (abs(params[0, 0] - params[0, 1]) / 5.0 for params in (held, free))
+    left, kept = (abs(params[0, 0] - params[0, 1]) / 4.0 for params in (held, free))
     assert kept > 0.99
     assert left < 0.85
 
@@ -157,7 +158,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
 def test_nothing_is_forgotten_after_a_reset():
     params = {"w": jnp.array([[2.0, -1.0]])}
     grads = {"w": jnp.array([[1.0, 1.0]])}
-    tracker = po.track_displacement(optax.identity())
+    tracker = po.track_displacement(optax.identity(), radial=True)
     chain: Any = optax.chain(tracker, po.decay_inward())
     state = chain.init(params)
     for restarted, decay in ((state, 3.0), (po.reset(state), 0.0)):
@@ -205,7 +206,8 @@ def test_a_given_decay_comes_alone():
 
 
 def test_another_granularity_is_named():
-    chain: Any = optax.chain(po.track_displacement(optax.identity()), po.decay_inward(per="global"))
+    tracker = po.track_displacement(optax.identity(), radial=True)
+    chain: Any = optax.chain(tracker, po.decay_inward(per="global"))
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
     with pytest.raises(ValueError, match="same per"):
         chain.update(params, chain.init(params), params)

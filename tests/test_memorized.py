@@ -51,7 +51,7 @@ def test_a_base_of_ones_own_is_limited_when_asked():
     def own(limit):
         decay = optax.chain(po.decay_outward(0.25), po.decay_inward(3.0))
         base = po.cautious(optax.scale_by_adam())
-        optimizer = po.parabolic(base, max_rate=0.07, limit=limit, decay=decay)
+        optimizer = po.parabolic(base, max_rate=0.1, limit=limit, decay=decay)
         return memorized.runs(optimizer, 1000, 1, "points")[1]
 
     whole = memorized.runs(po.parabolic_adamw(), 1000, 1, "points")[1]

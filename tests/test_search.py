@@ -93,3 +93,22 @@ def test_a_start_at_zero_far_from_its_own_unit_is_made_up_for():
         po.parabolic_adam(), 300, (0.0, 0.0, 0.0), grads_of=lambda params: params - wanted
     )
     np.testing.assert_allclose(params, wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon]
+)
+def test_a_bias_in_another_unit_sets_no_scale(make):
+    """It may have been set to the mean of the targets, as is good practice."""
+
+    def step_size(bias):
+        params = {"w": jnp.full((4, 4), 0.5), "b": jnp.full(4, bias)}
+        grads = {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}
+        optimizer = make()
+        update, state = jax.jit(optimizer.update), optimizer.init(params)
+        for _ in range(30):
+            updates, state = update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return po.metrics(state)["step_size"]
+
+    np.testing.assert_allclose(step_size(1e4), step_size(0.0), rtol=0.1)
