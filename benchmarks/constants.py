@@ -75,7 +75,7 @@ CONSTANTS = {
     "_REACH": Constant(_steps, "relative motion that ends the search"),
     "_JUMP": Constant(_steps, "largest factor between its steps", _FOR_EVER),
     "growth": Constant(po.step_multiplicative, "power of t at which steps may grow", _FOR_EVER),
-    "_ADAM_RATE": Constant(_parabolic, "largest change of a step"),
+    "_WAITING_RATE": Constant(_parabolic, "largest change of a step"),
     "decline": Constant(po.step_multiplicative, "power of t at which they may fall"),
     "_LONG_RUN": Constant(_steps, "steps until that is halved", _FOR_EVER),
     "brake": Constant(po.step_multiplicative, "strength of the brake", 0.0),
@@ -106,7 +106,7 @@ def made(setting: Setting) -> optax.GradientTransformationExtraArgs:
         po.estimate_uncentred(**of(po.estimate_uncentred)),
         po.flip_saddles(),
         po.step_multiplicative(
-            max_rate=setting["_ADAM_RATE"],
+            max_rate=setting["_WAITING_RATE"],
             limit=_parabolic._LIMIT_OF_DECAYING,
             **of(po.step_multiplicative),
         ),
@@ -181,12 +181,15 @@ def ratios(stored: dict[str, Losses], name: str) -> dict[str, float]:
     }
 
 
-def table(stored: dict[str, Losses]) -> str:
-    """Markdown: a line per constant; geometric means, and the problem that is moved most."""
+def table(stored: dict[str, Losses], values: dict[str, float]) -> str:
+    """Markdown: a line per constant; geometric means, and the problem that is moved most.
+
+    The values are those that it had, and that were changed.
+    """
     columns = (*FACTORS, OFF)
     lines = [f"| constant | value | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for name, constant in CONSTANTS.items():
-        cells = [f"{constant.what} (`{name.split()[-1].strip('_')}`)", f"{value(name):.3g}"]
+        cells = [f"{constant.what} (`{name.split()[-1].strip('_')}`)", f"{values[name]:.3g}"]
         for how in columns:
             each = ratios(stored, f"{name} {how}")
             if not each:
@@ -210,11 +213,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     stored = json.loads(options.results.read_text("utf-8")) if options.results.exists() else {}
     problems = stored.get("problems", {})
+    present = {name: float(value(name)) for name in CONSTANTS}
+    values = stored.get("values", present)
+    if values != present and not options.table:
+        parser.error(f"{options.results} is of other constants: give another --results.")
     for problem in [] if options.table else options.problems:
         measure(problem, options.seeds, problems.setdefault(problem, {}))
-        record = {"environment": environment(), "seeds": options.seeds, "problems": problems}
-        options.results.write_text(json.dumps(record) + "\n", "utf-8")
-    print(table(problems))
+        record = {"environment": environment(), "seeds": options.seeds, "values": values}
+        options.results.write_text(json.dumps(record | {"problems": problems}) + "\n", "utf-8")
+    print(table(problems, values))
 
 
 if __name__ == "__main__":

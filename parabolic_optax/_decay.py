@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from parabolic_optax import _checks, _layout, _tree
-from parabolic_optax._types import Per, Sample, link
+from parabolic_optax._types import Per, Radial, Sample, link
 
 # Where the loss asks for nothing, the mean of a thirtieth of a run still wanders this far.
 _DEAD = 0.4
@@ -46,15 +46,16 @@ class Verdict(NamedTuple):
 
     def after(self, sample: Sample, decays: jax.Array, weight: jax.Array) -> "Verdict":
         """Takes in a sample of which these leaves, or slices of them, decay: 1, others 0."""
-        along_point, overlap, square = (jnp.sum(decays * each) for each in sample.radial[:3])
-        along, count = sample.radial.along, sample.count.astype(jnp.float32)
+        radial, count = _radial(sample), sample.count.astype(jnp.float32)
+        along_point, overlap, square = (jnp.sum(decays * each) for each in radial[:3])
         shrunk = _tree.ratio(jnp.minimum(overlap, 0.0), square)
-        new = (along, jnp.abs(along), along_point * shrunk)
-        means = [mean + weight * (value - mean) for mean, value in zip(self, new, strict=False)]
-        change = self.change + sample.stride * along / count
-        uphill = jnp.where(change > 0.0, uphill_kernel(*means), 0.0)
+        new = (radial.along, jnp.abs(radial.along), along_point * shrunk)
+        slope, size, rise = (m + weight * (n - m) for m, n in zip(self[:3], new, strict=True))
+        change = self.change + sample.stride * radial.along / count
+        uphill = jnp.where(change > 0.0, uphill_kernel(slope, size, rise), 0.0)
         early = jnp.clip(2.0 - count / _EARLY, 0.0, 1.0)
-        return Verdict(*means, change, self.log_left - _CUT * early * sample.stride * uphill)
+        log_left = self.log_left - _CUT * early * sample.stride * uphill
+        return Verdict(slope, size, rise, change, log_left)
 
 
 class DecayOutwardState(NamedTuple):
@@ -221,8 +222,8 @@ def decay_outward(
 
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations memorize
-    little, and their decay is what costs a network that is still learning. A leaf without a gradient
-    in a step, as behind ``jax.lax.stop_gradient``, is driven nowhere, and does not decay in it.
+    little, and their decay is what costs a network that is still learning. A leaf that has no
+    gradient in a step, as behind ``jax.lax.stop_gradient``, does not decay in it.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0; 0 leaves the slopes as
@@ -263,18 +264,19 @@ def decay_outward(
 
     def init(params: Any) -> DecayOutwardState:
         del params
-        return DecayOutwardState(*_zeros(4), Verdict(*_zeros(5)))
+        zero = jnp.zeros([], jnp.float32)
+        return DecayOutwardState(zero, zero + 0.0, zero + 0.0, zero + 0.0, _no_verdict())
 
     def update(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayOutwardState]:
         del extra_args
         sample, layout = updates, _layout.Layout.of(params, per)
-        _require_radial(sample)
+        radial = _radial(sample)
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
-        slope, overlap, square = (jnp.sum(counted_in * each) for each in sample.radial[:3])
+        slope, overlap, square = (jnp.sum(counted_in * each) for each in radial[:3])
         weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
@@ -295,13 +297,13 @@ def decay_outward(
         if not always:
             outward *= jnp.exp(state.verdict.log_left)
         growth = held * outward * _tree.ratio(overlap, square)
-        radial_slope = layout.pooled(counted_in * sample.radial.slope)
+        radial_slope = layout.pooled(counted_in * radial.slope)
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
-            sample.slope, sample.radial.length, radial_slope, growth
+            sample.slope, radial.length, radial_slope, growth
         )
         state = _tree.where(sample.stride > 0, fitted, state)
         # What has no gradient, such as a network behind jax.lax.stop_gradient, nothing drives.
-        acts = sample.usable if always else sample.usable & sample.radial.driven
+        acts = sample.usable if always else sample.usable & radial.driven
         decay = _larger(sample.decay, counted_in * jnp.where(acts, state.decay, 0.0))
         return sample._replace(slope=along, decay=decay), state
 
@@ -331,7 +333,8 @@ def decay_inward(
     what it has at step 3,000 (with no other decay). So a minimum that is found early is moved a
     little, and one that is found late hardly, where a constant decay moves it in proportion to
     itself. Weights at a :func:`reset` are no start to forget, and this link then does nothing more.
-    Where forgetting leads uphill from the first step on, it is cut back as by :func:`decay_outward`.
+    Where forgetting leads uphill from the first step on, it is cut back, as by
+    :func:`decay_outward`.
 
     Args:
       strength: :math:`\omega`, in units of the base step, at least 0.
@@ -365,14 +368,14 @@ def decay_inward(
 
     def init(params: Any) -> DecayInwardState:
         del params
-        return DecayInwardState(jnp.ones([], jnp.float32), Verdict(*_zeros(5)))
+        return DecayInwardState(jnp.ones([], jnp.float32), _no_verdict())
 
     def update(
         updates: Sample, state: DecayInwardState, params: Any = None, **extra_args: Any
     ) -> tuple[Sample, DecayInwardState]:
         del extra_args
         sample, layout = updates, _layout.Layout.of(params, per)
-        _require_radial(sample)
+        _radial(sample)
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         counted_in = _counted(mask, params, layout)
         weight = _tree.sample_weight(sample.stride, sample.count, jnp.float32(_GRACE), most=0.5)
@@ -386,17 +389,18 @@ def decay_inward(
     return link(init, update)
 
 
-def _require_radial(sample: Sample) -> None:
+def _radial(sample: Sample) -> Radial:
     if sample.radial is None:
         raise ValueError(
             "the decay needs the slope along the mean that is read out: give the tracker"
             " radial=True."
         )
+    return sample.radial
 
 
-def _zeros(number: int) -> list[jax.Array]:
-    """Buffers of their own, so that they can be donated."""
-    return [jnp.zeros([], jnp.float32) for _ in range(number)]
+def _no_verdict() -> Verdict:
+    zero = jnp.zeros([], jnp.float32)
+    return Verdict(zero, zero + 0.0, zero + 0.0, zero + 0.0, zero + 0.0)
 
 
 def descend(sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout) -> Any:

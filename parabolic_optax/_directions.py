@@ -288,12 +288,13 @@ def track_displacement(
                     _rounding.rounded(mean, kept, count, mean=n)
                     for n, (mean, kept) in enumerate(zip(means, (anchor, tail), strict=True))
                 )
+            rest = {"square": point_square, "length": length, "driven": driven, "along": along}
             return _Seen(
                 usable,
                 slope,
                 position,
                 layout.norm(point_square, params),
-                Radial(*along_point, point_square, length, driven, along) if radial else None,
+                Radial(*along_point, **rest) if radial else None,
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )

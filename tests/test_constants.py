@@ -62,5 +62,14 @@ def test_every_constant_is_reached(ends, name):
 
 
 def test_the_table_comes_from_what_is_stored():
-    stored = json.loads(constants.RESULTS.read_text("utf-8"))["problems"]
-    assert constants.table(stored) in FINDINGS.read_text("utf-8")
+    stored = json.loads(constants.RESULTS.read_text("utf-8"))
+    table = constants.table(stored["problems"], stored["values"])
+    assert table in FINDINGS.read_text("utf-8")
+
+
+def test_what_is_stored_is_not_mixed_with_other_constants(tmp_path, capsys):
+    results = tmp_path / "constants.json"
+    results.write_text(json.dumps({"values": {"memory": 1.0}, "problems": {}}), "utf-8")
+    with pytest.raises(SystemExit):
+        constants.main(["--results", str(results)])
+    assert "other constants" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Weight decay that is found, where it is uphill from the first step on, or where nothing drives."""
+"""Weight decay that is found, where it leads uphill from the first step on, or has no cause."""
 
 from typing import Any
 
