@@ -21,7 +21,7 @@ def trained(optimizer, steps):
     x = jax.random.normal(drawn[0], (steps, 4, 3))
     y = x @ jnp.array([[3.0, -1.0], [0.5, 2.0], [4.0, 0.0]])
     y += 0.3 * jax.random.t(drawn[1], 1.5, y.shape)
-    params = {"w": jnp.full((3, 2), 1e-3), "b": jnp.zeros(2)}
+    params = {"w": jnp.full((3, 2), 1e-2), "b": jnp.zeros(2)}
 
     def step(carry, batch):
         params, state = carry
