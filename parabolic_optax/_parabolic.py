@@ -238,11 +238,12 @@ def parabolic_adamw(
     rate in ``optax.adamw``, but the weights shrink no faster than the run gets longer.
     By default :math:`\omega` is found as well, by
     :func:`decay_outward`: up to 0.25 for matrices while the loss drives them outward, and nothing
-    where it has a minimum, or a leaf no gradient. Then :func:`decay_inward` also makes matrices forget what they were
-    initialised with: mostly in the first few hundred steps, coordinates that a step brings nearer
-    to zero decay as well (:func:`metrics` does not show that part). Loaded weights shrink like any
-    others; 0 keeps them as they are, which pays where all of them are right already, and costs
-    where a layer is new or rows are few.
+    where it has a minimum, or where a leaf has no gradient. Then :func:`decay_inward` also makes
+    matrices forget what they were initialised with: mostly in the first few hundred steps,
+    coordinates that a step brings nearer to zero decay as well (:func:`metrics` does not show that
+    part). Loaded weights shrink like any others; 0 keeps them as they are, which pays where all of
+    them are right already, or their numbers stand for something, and costs where a layer is new or
+    rows are few.
 
     State and traffic are those of :func:`parabolic_adam`, and two inner products more where
     there is decay.
