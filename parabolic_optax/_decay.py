@@ -218,7 +218,8 @@ def decay_outward(
       a = \langle g, D \rangle, \quad
       b = \langle g, \bar y \rangle \min(0, \langle D, \bar y \rangle) / |\bar y|^2
 
-    A network that trains at all is below its first loss by then, and loses nothing of its decay.
+    A network that trains is below its first loss by then, or its weights have grown, and it loses
+    nothing of its decay.
 
     Only matrices decay and are counted in all of this unless a mask says otherwise: leaves of two
     axes or more, beside the one that `per` slices. Biases and the scales of normalisations memorize
