@@ -498,7 +498,8 @@ def test_gpus_do_not_branch_around_the_direction(monkeypatch):
     assert branches == 2
     assert branches_of_gpus == 1
     assert po.metrics(one[1])["skipped"] == 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), one, other)
+    # What has come down from 0.5 to 0.02 still has the rounding of 0.5.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6, 1e-7), one, other)
 
 
 @pytest.mark.parametrize(

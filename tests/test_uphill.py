@@ -28,7 +28,7 @@ def trained(optimizer, params, grads_of, steps):
     return po.eval_params(state, params), state
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 @pytest.mark.parametrize("make", FOUND)
 def test_values_far_from_zero_are_not_pulled_there(make, noise):
     """As pixels, centres or prices may start: near the right ones. Here, 0.9 from them."""
