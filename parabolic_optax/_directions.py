@@ -109,6 +109,7 @@ def track_displacement(
     anchor_power: float = 0.5,
     tail_power: float | None = 9.0,
     tail_share: float | jax.Array = 0.7,
+    window: float | jax.Array | None = None,
     per: Per = "tensor",
     mean_dtype: Any = None,
     radial: bool = False,
@@ -147,6 +148,11 @@ def track_displacement(
       tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
+      window: number of steps beyond which the run counts as no longer, for this link and for those
+        behind it: means go on looking back as far as they do at that step, and step sizes to move
+        as fast. For problems that change, about as many as they stay the same for, and some
+        hundreds at least, since a mean has to be longer than the noise. None is for problems that
+        do not change, where a longer run is to be a better one.
       per: granularity of the parabolas, as in :func:`parabolic`.
       mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
         half of that, rounded up or down by chance: right on average, and off by one to three
@@ -197,6 +203,8 @@ def track_displacement(
     if tail_power is not None:
         _checks.in_range("tail_power", tail_power, 0.0)
     _checks.in_range("tail_share", tail_share, 0.0, 1.0)
+    if window is not None:
+        _checks.in_range("window", window, 1.0)
     if mean_dtype is not None and jnp.dtype(mean_dtype) != jnp.bfloat16:
         raise ValueError(
             "mean_dtype must be None, for at least float32, or jnp.bfloat16;"
@@ -235,7 +243,8 @@ def track_displacement(
             # Negative, because Adam needs the squares as well: XLA would store them for both.
             return updates, jax.tree.map(jnp.negative, updates)
 
-        stride = _stride(count)
+        age = _age(count, window)
+        stride = _stride(age)
         # The dice that round means go on with the count, and would depend on places that do too:
         # late in a run the means would be off by several per cent of the way.
         due = _due(count, stride) if mean_dtype is None else jax.lax.rem(count, stride) == 0
@@ -246,11 +255,11 @@ def track_displacement(
                 wide = _tree.widen(mean)
                 return _tree.where(count == 1, jax.tree.map(_tree.as_like, params, wide), wide)
 
-            origin, weight = begun(anchor), _weight(stride, count, anchor_power)
+            origin, weight = begun(anchor), _weight(stride, age, anchor_power)
             means, share, point = (_pull(origin, params, weight), None), 0.0, params
             displacement = jax.tree.map(lambda p, a: p.astype(a.dtype) - a, params, origin)
             if tail_power is not None:
-                point, weight = begun(tail), _weight(stride, count, tail_power)
+                point, weight = begun(tail), _weight(stride, age, tail_power)
                 # From the tail before this sample: XLA would store the one after it on the way.
                 share = _tree.as_float32(tail_share)[0] * (1.0 - weight)
                 displacement = jax.tree.map(
@@ -319,7 +328,7 @@ def track_displacement(
             size, fitted = jax.vmap(gradient_size_kernel, in_axes=(0, 0, None))(
                 -layout.pooled(seen.minus_squares) / layout.entries(params),
                 gradient_square,
-                _tree.recent_weight(count, _DECAY, jnp.float32),
+                _tree.recent_weight(age, _DECAY, jnp.float32),
             )
             gradient_square = jnp.where(usable, fitted, gradient_square)
 
@@ -347,7 +356,7 @@ def track_displacement(
             update=update,
             slope=seen.slope,
             position=seen.position,
-            count=count,
+            count=age,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
             norm=seen.norm,
@@ -363,6 +372,15 @@ def track_displacement(
         )
 
     return link(init, update)
+
+
+def _age(count: jax.Array, window: float | jax.Array | None) -> jax.Array:
+    """Number of the step, as far as the links remember."""
+    if window is None:
+        return count
+    # An injected one may be of any type, and a float beyond the largest integer has none.
+    most = jnp.minimum(_tree.as_float32(window)[0], 2.0**30).astype(count.dtype)
+    return jnp.minimum(count, most)
 
 
 def _stride(count: jax.Array) -> jax.Array:

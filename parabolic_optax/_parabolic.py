@@ -35,6 +35,7 @@ def parabolic(
     initial_step: float = 1e-6,
     max_rate: float = 0.05,
     tail_power: float | None = 9.0,
+    window: float | None = None,
     decay: optax.GradientTransformation | None = None,
     mean_dtype: Any = None,
     normalize: bool = False,
@@ -82,6 +83,10 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
+      window: for problems that change, such as streams of data or reinforcement learning: number of
+        steps after which all means go on looking back as far as then, and step sizes to move as
+        fast; about as many as the problem stays the same for, and some hundreds at least, as in
+        :func:`track_displacement`. None is for problems that stay as they are.
       decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
         a chain of both. The tracker takes two more inner products, which the first one needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
@@ -141,6 +146,7 @@ def parabolic(
         initial_step=initial_step,
         max_rate=max_rate,
         tail_power=tail_power,
+        window=window,
         decay=decay,
         mean_dtype=mean_dtype,
         normalize=normalize,
@@ -158,6 +164,7 @@ def parabolic_adam(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    window: float | None = None,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
@@ -184,6 +191,7 @@ def parabolic_adam(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      window: as in :func:`parabolic`.
       mean_dtype: as in :func:`parabolic`.
 
     Returns:
@@ -212,6 +220,7 @@ def parabolic_adam(
         initial_step=initial_step,
         max_rate=_ADAM_RATE,
         tail_power=tail_power,
+        window=window,
         mean_dtype=mean_dtype,
     )
 
@@ -227,6 +236,7 @@ def parabolic_adamw(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    window: float | None = None,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay, without a learning rate: the one to take first.
@@ -260,6 +270,7 @@ def parabolic_adamw(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      window: as in :func:`parabolic`.
       mean_dtype: as in :func:`parabolic`.
 
     Returns:
@@ -290,6 +301,7 @@ def parabolic_adamw(
         initial_step=initial_step,
         max_rate=_WAITING_RATE,
         tail_power=tail_power,
+        window=window,
         decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,
     )
@@ -305,6 +317,7 @@ def parabolic_sgd(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    window: float | None = None,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient descent with momentum and weight decay, without a learning rate.
@@ -333,6 +346,7 @@ def parabolic_sgd(
       per: granularity, as in :func:`parabolic`; also what is normalized together.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      window: as in :func:`parabolic`.
       mean_dtype: as in :func:`parabolic`.
 
     Returns:
@@ -365,6 +379,7 @@ def parabolic_sgd(
         initial_step=initial_step,
         max_rate=_WAITING_RATE,
         tail_power=tail_power,
+        window=window,
         decay=_found_or_given(weight_decay, mask, per, outward=0.25, inward=3.0),
         mean_dtype=mean_dtype,
         normalize=True,
@@ -379,6 +394,7 @@ def parabolic_muon(
     per: Per = "tensor",
     initial_step: float = 1e-6,
     tail_power: float | None = 9.0,
+    window: float | None = None,
     mean_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon for matrices and Adam for all else, without a learning rate.
@@ -398,6 +414,7 @@ def parabolic_muon(
       per: granularity, as in :func:`parabolic`.
       initial_step: as in :func:`parabolic`.
       tail_power: as in :func:`parabolic`.
+      window: as in :func:`parabolic`.
       mean_dtype: as in :func:`parabolic`.
 
     Returns:
@@ -433,6 +450,7 @@ def parabolic_muon(
         per=per,
         initial_step=initial_step,
         tail_power=tail_power,
+        window=window,
         decay=_found_or_given(weight_decay, mask, per, outward=1.0, inward=1.0),
         mean_dtype=mean_dtype,
     )
@@ -445,6 +463,7 @@ def _chain(
     per: Per,
     initial_step: float,
     tail_power: float | None,
+    window: float | None,
     mean_dtype: Any,
     pooling: float = 1.0,
     max_rate: float = 0.05,
@@ -461,6 +480,7 @@ def _chain(
         _directions.track_displacement(
             base,
             tail_power=tail_power,
+        window=window,
             per=per,
             mean_dtype=mean_dtype,
             radial=decay is not None,

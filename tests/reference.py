@@ -130,6 +130,7 @@ def trace(
     anchor_power=0.5,
     tail_power=9.0,
     tail_share=0.7,
+    window=math.inf,
     initial_step=1e-6,
     growth=6.0,
     decline=1.0,
@@ -158,7 +159,8 @@ def trace(
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
-        stride = 1 + 2 * max(min(count // (2 * dense), 4), count // 16384)
+        age = min(count, window)
+        stride = 1 + 2 * max(min(age // (2 * dense), 4), age // 16384)
         golden = (count // stride * 0x9E3779B9) % 2**32
         if count % stride != (golden >> 16) * stride >> 16:
             params = [
@@ -169,7 +171,7 @@ def trace(
         read_out = params if count == 1 else tail
         norm = norm_of(read_out)
         for i in range(n):
-            tail[i] = tail[i] + min(1.0, stride * weight(count, tail_power)) * (params[i] - tail[i])
+            tail[i] = tail[i] + min(1.0, stride * weight(age, tail_power)) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
         samples = [displacement(*gpa) for gpa in zip(grads, points, anchor, strict=True)]
         if count == 1:
@@ -177,7 +179,7 @@ def trace(
         samples.append(whole([s for s, _ in samples], [x for _, x in samples]))
         updates = adam(grads)
         for i in range(n):
-            anchor[i] = anchor[i] + min(1.0, stride * weight(count, anchor_power)) * (
+            anchor[i] = anchor[i] + min(1.0, stride * weight(age, anchor_power)) * (
                 params[i] - anchor[i]
             )
 
@@ -186,7 +188,7 @@ def trace(
         for i, (s, x) in enumerate(samples):
             if mean_size[i] > 0.0:
                 surprise[i] = s / mean_size[i]
-            w = min(0.5, stride * weight(count, memory))
+            w = min(0.5, stride * weight(age, memory))
             mean_s[i] += w * (s - mean_s[i])
             mean_size[i] += w * (abs(s) - mean_size[i])
             mean_x[i] += w * (x - mean_x[i])
@@ -196,10 +198,10 @@ def trace(
         was_searching = searching and scale > 0.0
         searching = was_searching and travelled < 0.5 * REACH
         if searching:
-            last_search = count
-        elapsed = max(1, count - last_search)
-        short = min(1.0, LONG / count)
-        blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * count, 1e-30))
+            last_search = age
+        elapsed = max(1, age - last_search)
+        short = min(1.0, LONG / age)
+        blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * age, 1e-30))
         moving = list(log_step)
         params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
         pooled = [(1.0 - pooling) * signal[i] + pooling * signal[n] for i in range(n)]
@@ -217,7 +219,7 @@ def trace(
                     drive,
                     max(surprise[i], surprise[n]),
                     min(max_rate, growth / elapsed),
-                    min(max_rate, decline * (1.0 + short) / (2.0 * count)),
+                    min(max_rate, decline * (1.0 + short) / (2.0 * age)),
                     brake * short,
                 )
                 log_step[i] += max(stride * change, -math.log(16.0))

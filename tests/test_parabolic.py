@@ -41,9 +41,10 @@ def links(base, *, per="tensor", pooling=0.5):
     )
 
 
-# With 10, every sample until step 19, then every third, and from step 40 on every fifth.
-@pytest.mark.parametrize("dense", [1024, 10])
-def test_golden_trace(monkeypatch, dense):
+# With 10, every sample until step 19, then every third, and from step 40 on every fifth; within a
+# window of 30 every third until the end.
+@pytest.mark.parametrize(("dense", "window"), [(1024, None), (10, None), (1024, 20), (10, 30)])
+def test_golden_trace(monkeypatch, dense, window):
     monkeypatch.setattr(_directions, "_DENSE", dense)
     steps = 60
 
@@ -51,9 +52,12 @@ def test_golden_trace(monkeypatch, dense):
         return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
 
     # From 1e-6, float32 would round a tenth of the first displacement away.
-    rows = reference.trace(grad, START, steps, initial_step=1e-4, max_rate=0.07, dense=dense)
+    limits = {} if window is None else {"window": window}
+    rows = reference.trace(
+        grad, START, steps, initial_step=1e-4, max_rate=0.07, dense=dense, **limits
+    )
     _, (params, readings, tail) = train(
-        po.parabolic_adam(initial_step=1e-4),
+        po.parabolic_adam(initial_step=1e-4, **limits),
         quadratic,
         as_jax(START),
         steps,

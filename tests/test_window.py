@@ -1,0 +1,81 @@
+"""Problems that change: a window beyond which a run counts as no longer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import parabolic_optax as po
+
+OPTIMIZERS = (po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon)
+
+
+def follow(optimizer, steps, speed):
+    """Squared distances of what is read out to a target that turns about zero, seen with noise."""
+    ends = jax.random.normal(jax.random.key(0), (2, 4, 6))
+
+    def step(carry, drawn):
+        params, state = carry
+        time, key = drawn
+        target = jnp.cos(speed * time) * ends[0] + jnp.sin(speed * time) * ends[1]
+        left = jnp.sum((po.eval_params(state, params) - target) ** 2)
+        grads = params - target + 0.3 * jax.random.normal(key, params.shape)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), left
+
+    drawn = jnp.arange(steps), jax.random.split(jax.random.key(1), steps)
+    carry = ends[0], optimizer.init(ends[0])
+    return jax.lax.scan(step, carry, drawn)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_what_is_read_out_follows_a_drift(make):
+    run = jax.jit(lambda window: follow(make(window=window), 4000, 0.003)[1])
+    windowed, whole = (run(window)[2000:].mean() for window in (300.0, 1e30))
+    assert windowed < 0.1 * whole
+
+
+def test_nothing_changes_before_its_end():
+    both = [
+        jax.jit(lambda window=window: follow(po.parabolic_adamw(window=window), 200, 0.003))()
+        for window in (None, 200)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_all_samples_count_within_a_short_window():
+    """Without, one step of nine moves the means late in a run; here every one, or one of three."""
+    for window, stride in ((2000, 1), (3000, 3), (None, 9)):
+        tracker = po.track_displacement(optax.identity(), window=window)
+        params = jnp.ones(2)
+        state = tracker.init(params)._replace(count=jnp.array(19_997, jnp.int32))
+
+        def step(state, _, tracker=tracker, params=params):
+            sample, state = tracker.update(params, state, params)
+            return state, (sample.stride, sample.count)
+
+        state, (strides, counts) = jax.lax.scan(step, state, None, 9 * 27)
+        assert jnp.sum(strides > 0.0) == 9 * 27 / stride
+        assert jnp.max(strides) == stride
+        assert state.count == 19_997 + 9 * 27
+        assert window is None or jnp.all(counts == window)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.complex64])
+def test_it_may_be_injected(dtype):
+    params = {"w": jnp.ones((2, 2), dtype)}
+
+    def size(optimizer):
+        state = optimizer.init(params)
+        for _ in range(20):
+            _, state = jax.jit(optimizer.update)(params, state, params)
+        return po.metrics(state)["step_size"]
+
+    inner = optax.scale_by_adam()
+    sizes = [
+        size(make(inner, window=8))
+        for make in (optax.inject_hyperparams(po.parabolic), po.parabolic)
+    ]
+    np.testing.assert_allclose(*sizes, 1e-3)
+    assert not np.isclose(sizes[0], size(po.parabolic(inner)), 0.1)
