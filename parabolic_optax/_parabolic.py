@@ -480,7 +480,7 @@ def _chain(
         _directions.track_displacement(
             base,
             tail_power=tail_power,
-        window=window,
+            window=window,
             per=per,
             mean_dtype=mean_dtype,
             radial=decay is not None,

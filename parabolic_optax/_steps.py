@@ -17,16 +17,22 @@ _REACH = 3e-3
 # columns. Usual initialisations give them half of that or more, so nothing changes for them; and
 # it is so small that Adam's first steps stay below its usual rate.
 _LEAST_NORM = 0.1
-# Largest factor between two step sizes: in the search, since rounding hides how far the first ones
-# went, and of the brake, where one sample stands for many steps.
+# Largest factor between two step sizes in the search: rounding hides how far the first ones went.
 _JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
-# Runs are long beyond here. The brake then falls like 1/t, as all rates do: with heavy-tailed noise
-# there are alarms for ever, and a constant answer to each would outrun the growth and end with
-# steps of zero. And steps come to fall no faster than 1/sqrt(t): averaging has removed most of the
-# noise by then, and steps that shrink too fast would keep the averaged parameters from moving on.
+# Most that the brake takes off the logarithm of a step size before it is given back. Where a step
+# was too long, one is soon enough. Alarms that a rare row or a change of the data gives are not
+# ended by shorter steps, and would bring them to zero.
+_MOST_OWED = 1.0
+# Runs are long beyond here. The brake then falls like 1/t, as all rates do. And steps come to fall
+# no faster than 1/sqrt(t): averaging has removed most of the noise by then, and steps that shrink
+# too fast would keep the averaged parameters from moving on.
 _LONG_RUN = 1000.0
+# The limit falls like this over t, and to this in the end. Early steps may be long, since little
+# can be lost; late ones are this long only where gradients have nearly vanished, and the first one
+# of usual size would throw away what was learned.
+_TIGHTENS, _TIGHT = 100.0, 0.1
 
 
 class MultiplicativeState(NamedTuple):
@@ -41,6 +47,8 @@ class MultiplicativeState(NamedTuple):
         scalar.
       search_end: count of the last sample of the search for the scale, int32 scalar.
       searching: whether the search goes on, bool scalar.
+      owed: what the brake has taken off the logarithm of each step size and not given back, float32
+        of shape [n].
     """
 
     log_step: jax.Array
@@ -49,6 +57,7 @@ class MultiplicativeState(NamedTuple):
     travelled: jax.Array
     search_end: jax.Array
     searching: jax.Array
+    owed: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
         return {"step_size": jnp.exp(self.log_step)}
@@ -56,32 +65,45 @@ class MultiplicativeState(NamedTuple):
     def restart(self) -> "MultiplicativeState":
         # A step size that has been found is right already; a new search would lose it.
         return self._replace(
-            search_end=jnp.zeros_like(self.search_end), travelled=jnp.zeros_like(self.travelled)
+            search_end=jnp.zeros_like(self.search_end),
+            travelled=jnp.zeros_like(self.travelled),
+            owed=jnp.zeros_like(self.owed),
         )
 
 
 def multiplicative_kernel(
     drive: jax.Array,
     surprise: jax.Array,
+    owed: jax.Array,
+    stride: jax.Array,
     up: float | jax.Array,
     down: float | jax.Array,
+    fastest: float | jax.Array,
     brake: float | jax.Array,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Change of the logarithm of the step size, one parabola.
 
     Args:
       drive: wanted direction of change, positive for a longer step; scalar.
       surprise: last slope in units of its mean size before, scalar.
+      owed: what the brake has taken so far and not given back, scalar.
+      stride: number of steps that the sample stands for, scalar.
       up: rate of increase.
       down: rate of decrease.
+      fastest: rate of increase while something is owed, at least `up`.
       brake: decrease for every multiple of the alarm level by which the surprise exceeds
         it; 0 is no brake.
 
     Returns:
-      up * drive or down * drive, less brake * clip(surprise / 5 - 1, 0, 5).
+      The change, stride * (up * drive or down * drive), less what the brake takes, stride * brake *
+      clip(surprise / 5 - 1, 0, 5) until 1 is owed, and more by what is given back, at the fastest
+      rate; and what is owed then.
     """
-    change = jnp.where(drive > 0.0, up, down) * drive
-    return change - brake * jnp.clip(surprise / _ALARM - 1.0, 0.0, 5.0)
+    change = stride * jnp.where(drive > 0.0, up, down) * drive
+    taken = stride * brake * jnp.clip(surprise / _ALARM - 1.0, 0.0, 5.0)
+    taken = jnp.minimum(taken, jnp.maximum(_MOST_OWED - owed, 0.0))
+    back = jnp.minimum(stride * (fastest - up) * jnp.maximum(drive, 0.0), owed)
+    return change - taken + back, owed + taken - back
 
 
 def search_kernel(
@@ -130,19 +152,27 @@ def step_multiplicative(
     (its offset is positive: the steps are too short) or back, and how reliably:
 
     .. math::
-      \log\eta_{t+1} = \log\eta_t - \rho_t \phi_t
-        - c \ell_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5), \qquad
-      \ell_t = \min(1, 1000/t)
+      \log\eta_{t+1} = \log\eta_t - \rho_t \phi_t - b_t + r_t
 
-    with :math:`\phi` the signal, :math:`z` the surprise, and rates
+    with :math:`\phi` the signal, and rates
     :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and
-    :math:`\min(\rho_0, R' (1 + \ell_t) / (2t))` down. A
-    sample that stands for k steps changes it k-fold, at most by a factor of 16 downwards. The
-    rate of decrease stays below the rate at which the anchor forgets, so that the step
-    size cannot collapse while old displacements still count. Beyond step 1,000 it goes over to
-    :math:`R'/(2t)`, so that steps, the brake aside, come to fall no faster than
-    :math:`1/\sqrt t`: averaging has removed most of the noise by then, and steps that shrink too
-    fast would keep the averaged parameters from moving on.
+    :math:`\min(\rho_0, R' (1 + \ell_t) / (2t))` down, :math:`\ell_t = \min(1, 1000/t)`. The
+    brake :math:`b_t` answers alarms, and what it took is given back, :math:`r_t`, at the largest
+    rate as soon as the slopes ask for longer steps:
+
+    .. math::
+      b_t = \min(c \ell_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5),\ 1 - o_t), \quad
+      r_t = \min((\rho_0 - \rho_t) \max(-\phi_t, 0),\ o_t), \quad
+      o_{t+1} = \frac{t}{t+1} (o_t + b_t - r_t)
+
+    with :math:`z` the surprise and :math:`o` what is owed. An alarm means that a step was too long,
+    or that a rare row came or the data changed, which shorter steps do not help; so alarms take a
+    factor of e in all. A sample that stands for k steps changes everything k-fold. The rate of
+    decrease stays below the rate at which the anchor forgets, so that the step size cannot collapse
+    while old displacements still count. Beyond step 1,000 it goes over to :math:`R'/(2t)`, so that
+    steps, the brake aside, come to fall no faster than :math:`1/\sqrt t`: averaging has removed
+    most of the noise by then, and steps that shrink too fast would keep the averaged parameters
+    from moving on.
 
     At the start a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
@@ -158,24 +188,26 @@ def step_multiplicative(
     Scalars and vectors have no such scale. Where they alone are, their norm is taken, and where
     they start at zero, each counts as a matrix of one column.
 
+    A limit keeps steps short in proportion to the parameters, since gradients nearly vanish once
+    data are memorized, or a task is solved. Steps then grow to make up for it, and one gradient of
+    usual size would throw the network away.
+
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
       growth: :math:`R`, largest power of t at which a step size can grow.
       decline: :math:`R'`, largest power of t at which it can fall; it goes over to half of that
         beyond step 1,000.
       max_rate: :math:`\rho_0`.
-      brake: :math:`c`: reaction to a sudden rise of the loss, up to step 1,000; it falls like 1/t
-        from there. 0 is none.
+      brake: :math:`c`: reaction to a sudden rise of the loss. 0 is none.
       limit: largest norm of a step whose entries are all 1, in that of the matrices (or what
-        it is taken to be at least at init). Gradients nearly vanish once data are memorized, steps
-        grow to make up for it, and one gradient of usual size would then throw the network away.
-        Vectors and scalars alone memorize little and have none, so that a narrow valley may be
-        followed with long steps. None is no limit: for directions whose entries are not about 1 at
-        most, such as raw gradients.
+        it is taken to be at least at init); after step 100 also at most 100/t, or 0.1 where
+        that is less. Vectors and scalars alone memorize little and have none, so that a narrow
+        valley may be followed with long steps. None is no limit: for directions whose entries are
+        not about 1 at most, such as raw gradients.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
-      A link from :class:`Parabola` to updates in the parameters' types. Its state is two float32
+      A link from :class:`Parabola` to updates in the parameters' types. Its state is three float32
       numbers per parabola and four scalars.
 
     Raises:
@@ -225,6 +257,7 @@ def step_multiplicative(
             travelled=jnp.zeros([], jnp.float32),
             search_end=jnp.zeros([], jnp.int32),
             searching=jnp.array(True),
+            owed=jnp.zeros(layout.size, jnp.float32),
         )
 
     def update(
@@ -257,23 +290,22 @@ def step_multiplicative(
         elapsed = jnp.maximum(1.0, count - search_end.astype(jnp.float32))
         short = jnp.minimum(1.0, _LONG_RUN / count)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
-        change = jax.vmap(multiplicative_kernel, in_axes=(0, 0, None, None, None))(
-            drive,
-            updates.surprise,
-            jnp.minimum(fastest, upward / elapsed),
-            jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / count),
-            alarm * short,
-        )
+        up = jnp.minimum(fastest, upward / elapsed)
+        down = jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / count)
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.
-        change = jnp.maximum(sample.stride * change, -jnp.log(_JUMP))
+        change, owed = jax.vmap(multiplicative_kernel, in_axes=(0, 0, 0, *[None] * 5))(
+            drive, updates.surprise, state.owed, sample.stride, up, down, fastest, alarm * short
+        )
+        owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
         longer = state.log_step + change
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
-            most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
+            share = jnp.minimum(_tree.as_float32(limit)[0], jnp.maximum(_TIGHT, _TIGHTENS / count))
+            most = share * jnp.maximum(sample.norm, state.scale) / root_entries
             longer = jnp.minimum(longer, jnp.log(jnp.maximum(most, 1e-30)))
         log_step = jnp.where(was_searching, found, longer)
         new = MultiplicativeState(
-            log_step, state.log_step, state.scale, travelled, search_end, searching
+            log_step, state.log_step, state.scale, travelled, search_end, searching, owed
         )
 
         # With the step size of the previous sample, the loop over the parameters waits for the

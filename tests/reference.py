@@ -74,9 +74,11 @@ def flip(curvature, offset):
     return -offset if curvature < 0.0 else offset
 
 
-def multiplicative(drive, surprise, up, down, brake):
-    change = (up if drive > 0.0 else down) * drive
-    return change - brake * min(5.0, max(0.0, surprise / 5.0 - 1.0))
+def multiplicative(drive, surprise, owed, stride, up, down, fastest, brake):
+    change = stride * (up if drive > 0.0 else down) * drive
+    taken = min(stride * brake * min(5.0, max(0.0, surprise / 5.0 - 1.0)), max(0.0, 1.0 - owed))
+    back = min(stride * (fastest - up) * max(0.0, drive), owed)
+    return change - taken + back, owed + taken - back
 
 
 def search(log_step, before, travelled, travelled_before, blind):
@@ -147,7 +149,7 @@ def trace(
     adam = Adam(params)
     mean_s, mean_size, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
     log_step = [math.log(initial_step)] * n
-    before = list(log_step)
+    before, owed = list(log_step), [0.0] * n
     scale = norm_of(params)
     ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
     if ranks:
@@ -215,16 +217,21 @@ def trace(
                     found = min(found, log_step[i])
                 log_step[i] = found
             else:
-                change = multiplicative(
+                change, owed[i] = multiplicative(
                     drive,
                     max(surprise[i], surprise[n]),
+                    owed[i],
+                    stride,
                     min(max_rate, growth / elapsed),
                     min(max_rate, decline * (1.0 + short) / (2.0 * age)),
+                    max_rate,
                     brake * short,
                 )
-                log_step[i] += max(stride * change, -math.log(16.0))
+                owed[i] *= age / (age + stride)
+                log_step[i] += change
                 if limit is not None and ranks:
-                    most = limit * max(norm, scale) / math.sqrt(entries)
+                    share = min(limit, max(0.1, 100.0 / age))
+                    most = share * max(norm, scale) / math.sqrt(entries)
                     log_step[i] = min(log_step[i], math.log(most))
         before, travelled_before = moving, travelled
         rows.append(

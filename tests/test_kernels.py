@@ -71,15 +71,29 @@ def test_flip_kernel_turns_only_where_the_loss_bends_down():
 @given(
     st.floats(-1, 1.5, width=32, allow_subnormal=False),
     st.floats(-50, 50, width=32, allow_subnormal=False),
+    st.floats(0, 1, width=32, allow_subnormal=False),
+    st.sampled_from([1.0, 3.0, 9.0]),
 )
-def test_multiplicative_kernel_matches_its_twin(drive, surprise):
-    got = _steps.multiplicative_kernel(*f32(drive, surprise), 0.1, 0.03, 0.2)
-    expected = reference.multiplicative(drive, surprise, 0.1, 0.03, 0.2)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+def test_multiplicative_kernel_matches_its_twin(drive, surprise, owed, stride):
+    arguments = drive, surprise, owed, stride, 0.1, 0.03, 0.15, 0.2
+    got = _steps.multiplicative_kernel(*f32(*arguments))
+    np.testing.assert_allclose(got, reference.multiplicative(*arguments), rtol=1e-5, atol=1e-6)
+    assert 0.0 <= got[1] <= 1.0
 
 
-def test_brake_is_bounded():
-    assert _steps.multiplicative_kernel(*f32(0.0, 1e30), 0.1, 0.1, 0.1) == pytest.approx(-0.5)
+def test_brake_is_bounded_and_given_back():
+    def after(drive, surprise, owed, brake=0.1):
+        arguments = drive, surprise, owed, 1.0, 0.05, 0.05, 0.1, brake
+        return _steps.multiplicative_kernel(*f32(*arguments))
+
+    assert after(0.0, 1e30, 0.0) == pytest.approx((-0.5, 0.5))
+    assert after(0.0, 1e30, 0.8) == pytest.approx((-0.2, 1.0))
+    assert after(0.0, 1e30, 0.0, 0.0) == pytest.approx((0.0, 0.0))
+    # Twice as fast as steps grow that owe nothing, and no further than they were.
+    assert after(1.0, 0.0, 0.0) == pytest.approx((0.05, 0.0))
+    assert after(1.0, 0.0, 0.5) == pytest.approx((0.1, 0.45))
+    assert after(1.0, 0.0, 0.01) == pytest.approx((0.06, 0.0), abs=1e-7)
+    assert after(-1.0, 0.0, 0.5) == pytest.approx((-0.05, 0.5))
 
 
 @few

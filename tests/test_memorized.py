@@ -60,8 +60,8 @@ def test_a_base_of_ones_own_is_limited_when_asked():
 
 
 def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
-    def largest(limit, norm, params):
-        rule = po.step_multiplicative(initial_step=0.01, limit=limit)
+    def largest(limit, norm, params, steps=200):
+        rule = po.step_multiplicative(initial_step=0.02, limit=limit)
 
         def step(state, count):
             one, yes = jnp.ones(1), jnp.array(True)
@@ -71,7 +71,7 @@ def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
             return rule.update(parabola, state, params)[1], None
 
         start = rule.init(params)._replace(searching=jnp.array(False))
-        state, _ = jax.lax.scan(step, start, jnp.arange(1, 200, dtype=jnp.int32))
+        state, _ = jax.lax.scan(step, start, jnp.arange(1, steps, dtype=jnp.int32))
         return float(po.metrics(state)["step_size"])
 
     params = jnp.array([[0.3, -0.4, 0.0, 0.0]])
@@ -81,3 +81,7 @@ def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
     np.testing.assert_allclose(largest(0.2, near, params), 0.2 * 0.5 / 2.0, rtol=1e-5)
     np.testing.assert_allclose(largest(0.2, far, params), 0.2 * 5.0 / 2.0, rtol=1e-5)
     assert largest(0.2, near, params[0]) > 10.0
+    # Less the longer the run, and no less than a tenth.
+    for steps, share in ((100, 1.0), (201, 0.5), (401, 0.25), (2000, 0.1)):
+        np.testing.assert_allclose(largest(1.0, far, params, steps), share * 2.5, rtol=1e-2)
+    np.testing.assert_allclose(largest(0.05, far, params, 2000), 0.05 * 2.5, rtol=1e-5)
