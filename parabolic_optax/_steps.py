@@ -200,10 +200,10 @@ def step_multiplicative(
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss. 0 is none.
       limit: largest norm of a step whose entries are all 1, in that of the matrices (or what
-        it is taken to be at least at init); after step 100 also at most 100/t, or 0.1 where
-        that is less. Vectors and scalars alone memorize little and have none, so that a narrow
-        valley may be followed with long steps. None is no limit: for directions whose entries are
-        not about 1 at most, such as raw gradients.
+        it is taken to be at least at init); in step t no more than max(100/t, 0.1) all the same.
+        Vectors and scalars alone memorize little and have none, so that a narrow valley may be
+        followed with long steps. None is no limit: for directions whose entries are not about 1 at
+        most, such as raw gradients.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
