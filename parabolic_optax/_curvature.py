@@ -113,7 +113,7 @@ def estimate_uncentred(
         _checks.same_layout(len(slope) - 1, len(state.slope) - 1, "estimator")
         surprise = _tree.ratio(slope, state.slope_size)
         power, share = _tree.as_float32(memory, pooling)
-        weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
+        weight = _tree.sample_weight(sample.stride, sample.age, power, most=0.5)
         fitted = UncentredMoments(
             *(
                 mean + weight * (value - mean)

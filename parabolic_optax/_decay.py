@@ -278,14 +278,14 @@ def decay_outward(
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
         slope, overlap, square = (jnp.sum(counted_in * each) for each in radial[:3])
-        weight = _tree.sample_weight(sample.stride, sample.count, power, most=0.5)
+        weight = _tree.sample_weight(sample.stride, sample.age, power, most=0.5)
         mean = state.slope + weight * (slope - state.slope)
         size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
         share = jnp.float32(1.0) if always else outward_kernel(mean, size)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
         # Not limited as the weight of noisy slopes is: the first sample sets the level, and after t
         # of them a power of t is read right to 1 / t.
-        follow = _tree.sample_weight(sample.stride, sample.count, power)
+        follow = _tree.sample_weight(sample.stride, sample.age, power)
         level = state.log_length + follow * (log_length - state.log_length)
         verdict = state.verdict.after(sample, counted_in, weight)
         left = 1.0 if always else jnp.exp(verdict.log_left)
@@ -406,18 +406,18 @@ def _no_verdict() -> Verdict:
 
 def descend(sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout) -> Any:
     """Updates: steps of these sizes [n] along the direction, and the decay of the links above."""
-    count = sample.count.astype(jnp.float32)
+    count, age = sample.count.astype(jnp.float32), sample.age.astype(jnp.float32)
 
-    def share(decay: jax.Array) -> jax.Array:
-        return jnp.minimum(step * decay, 1.0 / (count + _GRACE))
+    def share(decay: jax.Array, time: jax.Array) -> jax.Array:
+        return jnp.minimum(step * decay, 1.0 / (time + _GRACE))
 
     # One factor per leaf, or slice of one: the step, the share of the weights that is taken off,
     # and that of weights that move inward.
     factors = [jnp.broadcast_to(step, (layout.apart.size,))]
     if sample.decay is not None:
-        factors.append(share(sample.decay))
+        factors.append(share(sample.decay, age))
     if sample.inward_decay is not None:
-        inward = share(sample.inward_decay) / (1.0 + count / _START)
+        inward = share(sample.inward_decay, count) / (1.0 + count / _START)
         outward = jnp.zeros_like(inward) if sample.decay is None else factors.pop()
         factors += [outward, jnp.maximum(outward, inward)]
     spread = layout.apart.spread(jnp.stack(factors), params)

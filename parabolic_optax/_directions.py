@@ -148,11 +148,12 @@ def track_displacement(
       tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
-      window: number of steps beyond which the run counts as no longer, for this link and for those
-        behind it: means go on looking back as far as they do at that step, and step sizes to move
-        as fast. For problems that change, about as many as they stay the same for, and some
-        hundreds at least, since a mean has to be longer than the noise. None is for problems that
-        do not change, where a longer run is to be a better one.
+      window: number of steps beyond which the run counts as no longer, for this link and those
+        behind it: samples keep the weight that they have at that step, so that the means become
+        exponential ones, of two thirds and a tenth of the window, and step sizes can go on
+        changing as fast. For problems that change; some hundreds at least, since a mean has to be
+        longer than the noise. None is for problems that stay as they are, where a longer run is to
+        be a better one. Up to 2,047 every step is a sample for ever.
       per: granularity of the parabolas, as in :func:`parabolic`.
       mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
         half of that, rounded up or down by chance: right on average, and off by one to three
@@ -204,7 +205,7 @@ def track_displacement(
         _checks.in_range("tail_power", tail_power, 0.0)
     _checks.in_range("tail_share", tail_share, 0.0, 1.0)
     if window is not None:
-        _checks.in_range("window", window, 1.0)
+        _checks.in_range("window", window, 2.0)
     if mean_dtype is not None and jnp.dtype(mean_dtype) != jnp.bfloat16:
         raise ValueError(
             "mean_dtype must be None, for at least float32, or jnp.bfloat16;"
@@ -356,7 +357,8 @@ def track_displacement(
             update=update,
             slope=seen.slope,
             position=seen.position,
-            count=age,
+            count=count,
+            age=age,
             stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
             usable=usable,
             norm=seen.norm,
@@ -375,11 +377,11 @@ def track_displacement(
 
 
 def _age(count: jax.Array, window: float | jax.Array | None) -> jax.Array:
-    """Number of the step, as far as the links remember."""
+    """Number of the step, at most the window."""
     if window is None:
         return count
     # An injected one may be of any type, and a float beyond the largest integer has none.
-    most = jnp.minimum(_tree.as_float32(window)[0], 2.0**30).astype(count.dtype)
+    most = jnp.clip(_tree.as_float32(window)[0], 2.0, 2.0**30).astype(count.dtype)
     return jnp.minimum(count, most)
 
 

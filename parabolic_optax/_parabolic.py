@@ -83,10 +83,10 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
-      window: for problems that change, such as streams of data or reinforcement learning: number of
-        steps after which all means go on looking back as far as then, and step sizes to move as
-        fast; about as many as the problem stays the same for, and some hundreds at least, as in
-        :func:`track_displacement`. None is for problems that stay as they are.
+      window: for problems that change, such as streams of data: number of updates after which the
+        run counts as no longer, so that means look back as far as then, and step sizes can change
+        as fast; some hundreds at least, as in :func:`track_displacement`. None is for problems that
+        stay as they are.
       decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
         a chain of both. The tracker takes two more inner products, which the first one needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)
@@ -96,10 +96,10 @@ def parabolic(
         or that of all, as `per` says), as in :func:`track_displacement`. Adam's, Muon's and
         Lion's directions need no such thing; momentum does.
       limit: largest norm of a step whose entries are all 1, in that of the parameters, as in
-        :func:`step_multiplicative`, less in long runs: 0.3, or 1 with a decay, for directions whose
-        entries are about 1 at most, as Adam's, Muon's and Lion's. Without it, steps may grow
-        without end where data are memorized to the last bit. None is none, and those numbers where
-        gradients are normalized.
+        :func:`step_multiplicative`, and max(100/t, 0.1) in step t: 0.3, or 1 with a decay, for
+        directions whose entries are about 1 at most, as Adam's, Muon's and Lion's. Without it,
+        steps may grow without end where data are memorized to the last bit. None is none, and those
+        numbers where gradients are normalized.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -171,7 +171,7 @@ def parabolic_adam(
 
     Where there are matrices, a step is at most 0.3 times as long as the parameters if all entries
     of the direction are 1 (`limit` of :func:`step_multiplicative`); as long as they with the decay
-    of :func:`parabolic_adamw` and the others; in runs of some hundred steps and more a tenth.
+    of :func:`parabolic_adamw` and the others; in step t at most max(100/t, 0.1) times.
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or

@@ -21,9 +21,9 @@ _LEAST_NORM = 0.1
 _JUMP = 16.0
 # A slope this many times its mean size is an alarm.
 _ALARM = 5.0
-# Most that the brake takes off the logarithm of a step size before it is given back. Where a step
-# was too long, one is soon enough. Alarms that a rare row or a change of the data gives are not
-# ended by shorter steps, and would bring them to zero.
+# Most that the brake may owe: what it has taken off the logarithm of a step size, neither given
+# back nor forgotten. Where a step was too long, that is enough. Alarms of rare rows or new data are
+# not ended by shorter steps, and would bring them to zero.
 _MOST_OWED = 1.0
 # Runs are long beyond here. The brake then falls like 1/t, as all rates do. And steps come to fall
 # no faster than 1/sqrt(t): averaging has removed most of the noise by then, and steps that shrink
@@ -47,8 +47,8 @@ class MultiplicativeState(NamedTuple):
         scalar.
       search_end: count of the last sample of the search for the scale, int32 scalar.
       searching: whether the search goes on, bool scalar.
-      owed: what the brake has taken off the logarithm of each step size and not given back, float32
-        of shape [n].
+      owed: what the brake has taken off the logarithm of each step size, neither given back nor
+        forgotten, float32 of shape [n].
     """
 
     log_step: jax.Array
@@ -158,7 +158,7 @@ def step_multiplicative(
     :math:`\rho_t = \min(\rho_0, R/(t - t_s))` up and
     :math:`\min(\rho_0, R' (1 + \ell_t) / (2t))` down, :math:`\ell_t = \min(1, 1000/t)`. The
     brake :math:`b_t` answers alarms, and what it took is given back, :math:`r_t`, at the largest
-    rate as soon as the slopes ask for longer steps:
+    rate as soon as the slopes ask for longer steps (:math:`\rho_t` here is the rate up):
 
     .. math::
       b_t = \min(c \ell_t \, \mathrm{clip}(z_t / 5 - 1, 0, 5),\ 1 - o_t), \quad
@@ -167,12 +167,13 @@ def step_multiplicative(
 
     with :math:`z` the surprise and :math:`o` what is owed. An alarm means that a step was too long,
     or that a rare row came or the data changed, which shorter steps do not help; so alarms take a
-    factor of e in all. A sample that stands for k steps changes everything k-fold. The rate of
-    decrease stays below the rate at which the anchor forgets, so that the step size cannot collapse
-    while old displacements still count. Beyond step 1,000 it goes over to :math:`R'/(2t)`, so that
-    steps, the brake aside, come to fall no faster than :math:`1/\sqrt t`: averaging has removed
-    most of the noise by then, and steps that shrink too fast would keep the averaged parameters
-    from moving on.
+    factor of e at most until it is given back, or forgotten, which lets steps fall by alarms alone
+    like 1/t. A sample that stands for k steps does k times as much, within the same bounds, and
+    what is owed is forgotten by :math:`t/(t+k)`. The rate of decrease stays below the rate at which
+    the anchor forgets, so that the step size cannot collapse while old displacements still count.
+    Beyond step 1,000 it goes over to :math:`R'/(2t)`, so that steps, the brake aside, come to fall
+    no faster than :math:`1/\sqrt t`: averaging has removed most of the noise by then, and steps
+    that shrink too fast would keep the averaged parameters from moving on.
 
     At the start a few samples search for the scale: the step size is set to what would have
     moved the parameters by 3/1000 of their norm, at most 16 times the last one, until
@@ -200,7 +201,8 @@ def step_multiplicative(
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss. 0 is none.
       limit: largest norm of a step whose entries are all 1, in that of the matrices (or what
-        it is taken to be at least at init); in step t no more than max(100/t, 0.1) all the same.
+        it is taken to be at least at init); in step t, counted from a :func:`reset`, no more than
+        max(100/t, 0.1) all the same.
         Vectors and scalars alone memorize little and have none, so that a narrow valley may be
         followed with long steps. None is no limit: for directions whose entries are not about 1 at
         most, such as raw gradients.
@@ -270,11 +272,11 @@ def step_multiplicative(
         upward, downward, fastest, alarm = _tree.as_float32(growth, decline, max_rate, brake)
 
         travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
-        count = sample.count.astype(jnp.float32)
+        count, age = sample.count.astype(jnp.float32), sample.age.astype(jnp.float32)
         was_searching = state.searching & (state.scale > 0.0)
         # Rounding lets the parameters fall short of the reach; half of it is good enough.
         searching = was_searching & (travelled < 0.5 * _REACH)
-        search_end = jnp.where(searching, sample.count, state.search_end)
+        search_end = jnp.where(searching, sample.age, state.search_end)
         # What would move parameters by the reach along a direction of unit entries, and after
         # t steps along one of entries of 1/t.
         root_entries = math.sqrt(max(1, _tree.size(sample.update)))
@@ -287,16 +289,18 @@ def step_multiplicative(
         may_grow = searching & (sample.count > 1)
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
-        elapsed = jnp.maximum(1.0, count - search_end.astype(jnp.float32))
-        short = jnp.minimum(1.0, _LONG_RUN / count)
+        elapsed = jnp.maximum(1.0, age - search_end.astype(jnp.float32))
+        short = jnp.minimum(1.0, _LONG_RUN / age)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         up = jnp.minimum(fastest, upward / elapsed)
-        down = jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / count)
+        down = jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / age)
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.
-        change, owed = jax.vmap(multiplicative_kernel, in_axes=(0, 0, 0, *[None] * 5))(
-            drive, updates.surprise, state.owed, sample.stride, up, down, fastest, alarm * short
-        )
+        change, owed = jax.vmap(
+            lambda *each: multiplicative_kernel(
+                *each, sample.stride, up, down, fastest, alarm * short
+            )
+        )(drive, updates.surprise, state.owed)
         owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
         longer = state.log_step + change
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):

@@ -203,7 +203,7 @@ def trace(
             last_search = age
         elapsed = max(1, age - last_search)
         short = min(1.0, LONG / age)
-        blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * age, 1e-30))
+        blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * count, 1e-30))
         moving = list(log_step)
         params = [p - math.exp(h) * u for p, h, u in zip(params, log_step, updates, strict=True)]
         pooled = [(1.0 - pooling) * signal[i] + pooling * signal[n] for i in range(n)]
@@ -227,10 +227,10 @@ def trace(
                     max_rate,
                     brake * short,
                 )
-                owed[i] *= age / (age + stride)
+                owed[i] *= count / (count + stride)
                 log_step[i] += change
                 if limit is not None and ranks:
-                    share = min(limit, max(0.1, 100.0 / age))
+                    share = min(limit, max(0.1, 100.0 / count))
                     most = share * max(norm, scale) / math.sqrt(entries)
                     log_step[i] = min(log_step[i], math.log(most))
         before, travelled_before = moving, travelled

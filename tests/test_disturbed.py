@@ -1,10 +1,15 @@
 """Steps outlive alarms, and stay in proportion to the parameters."""
 
-import jax
+import functools
+
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import parabolic_optax as po
 from benchmarks import disturbed
+from parabolic_optax._demo.optimizers import with_tail_mean
 
 
 @pytest.mark.parametrize("name", ["parabolic_adamw()", "parabolic_sgd()"])
@@ -34,9 +39,53 @@ def test_a_transformer_that_has_solved_its_task_keeps_what_it_learned(name):
 @pytest.mark.parametrize("name", disturbed.PROBLEMS)
 def test_problems_can_be_run(name):
     problem = disturbed.PROBLEMS[name]()._replace(steps=6)
-    params = problem.init(jax.random.key(0))
-    values, grads = jax.value_and_grad(problem.loss)(params, jax.random.key(1), 3)
-    assert np.isfinite(values)
-    assert any(np.any(leaf != 0.0) for leaf in jax.tree.leaves(grads))
-    if problem.held_out:
-        assert np.isfinite(problem.held_out(params))
+    adam = functools.partial(with_tail_mean, optax.adam(0.01))
+    values, read_out, sizes = disturbed.over_seeds(problem, adam, 2)
+    assert np.isfinite(values).all()
+    assert np.isfinite(read_out).all()
+    assert not np.array_equal(values, read_out)
+    assert sizes.shape == (2, 6)
+
+
+def alarms(surprises, signals, window=None, stride=1.0, reset=()):
+    """Logarithms of the step size of one parabola that is told these."""
+    rule = po.step_multiplicative(initial_step=1.0, max_rate=0.05)
+    params, one = jnp.ones((1, 2)), jnp.ones(1)
+    state = rule.init(params)._replace(searching=jnp.array(False))
+    logs = []
+    for step, (surprise, signal) in enumerate(zip(surprises, signals, strict=True)):
+        if step in reset:
+            state = po.reset((state,))[0]._replace(searching=jnp.array(False))
+        count = jnp.int32(2000 + step)
+        age = count if window is None else jnp.minimum(count, window)
+        norm = jnp.float32(1.0)
+        sample = po.Sample(params, one, one, count, age, jnp.float32(stride), one[0] > 0, norm)
+        offset, surprise = jnp.full(1, -np.sign(signal)), jnp.full(1, surprise)
+        parabola = po.Parabola(sample, one, offset, jnp.full(1, float(signal)), surprise)
+        _, state = rule.update(parabola, state, params)
+        logs.append(float(state.log_step[0]))
+    return np.array(logs)
+
+
+LOUD = [50.0] * 100 + [0.0] * 100, [0.0] * 100 + [-1.0] * 100
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_alarms_take_a_factor_of_e_and_give_it_back(window):
+    """Within a window as well, where debts are forgotten no faster."""
+    logs = alarms(*LOUD, window)
+    assert -1.06 < logs[99] < -1.0
+    # 1 at 0.05 a step; growth by 6/t would have made it 0.06.
+    assert abs(logs[120]) < 0.01
+
+
+def test_alarms_of_rare_samples_count_as_often_and_take_no_more():
+    logs = alarms(*LOUD, stride=9.0)
+    assert logs[0] == -1.0
+    # What is forgotten meanwhile, 900 steps of 2,000, may be taken again.
+    assert -1.0 - np.log(2900 / 2000) - 0.1 < logs[99] < -1.3
+    assert logs[103] > logs[99] + 0.95
+
+
+def test_nothing_is_owed_after_a_reset():
+    assert alarms(*LOUD, reset={100})[120] < -0.9

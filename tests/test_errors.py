@@ -69,7 +69,7 @@ def test_base_points_downhill(base):
         (lambda: po.track_displacement(optax.identity(), anchor_power=-1.0), "anchor_power"),
         (lambda: po.parabolic_adam(tail_power=-1.0), "tail_power"),
         (lambda: po.track_displacement(optax.identity(), tail_share=1.5), "tail_share"),
-        (lambda: po.parabolic_adamw(window=0), "window"),
+        (lambda: po.parabolic_adamw(window=1), "window"),
         (lambda: po.parabolic_adam(initial_step=0.0), "initial_step"),
         (lambda: po.parabolic_adam(initial_step=-1e-3), "initial_step"),
         (lambda: po.parabolic_adam(initial_step=float("inf")), "initial_step"),

@@ -20,6 +20,7 @@ def sample_of(update, count, **decays):
         slope=shape,
         position=shape,
         count=jnp.int32(count),
+        age=jnp.int32(count),
         stride=jnp.float32(1.0),
         usable=jnp.array(True),
         norm=jnp.float32(1.0),

@@ -65,7 +65,7 @@ def test_a_step_of_full_length_is_limited_by_the_norm_of_the_parameters():
 
         def step(state, count):
             one, yes = jnp.ones(1), jnp.array(True)
-            sample = po.Sample(params, one, one, count, jnp.float32(1.0), yes, norm)
+            sample = po.Sample(params, one, one, count, count, jnp.float32(1.0), yes, norm)
             # The loss falls away from the mean of the past, for certain.
             parabola = po.Parabola(sample, -one, one, -one, one)
             return rule.update(parabola, state, params)[1], None

@@ -128,6 +128,7 @@ def test_turning_the_slopes_round_turns_the_signal_round():
                 slope=jnp.asarray(sign * slopes[t], jnp.float32),
                 position=jnp.asarray(positions[t], jnp.float32),
                 count=jnp.int32(t + 1),
+                age=jnp.int32(t + 1),
                 stride=jnp.float32(1.0),
                 usable=jnp.array(True),
                 norm=jnp.float32(1.0),
@@ -148,7 +149,7 @@ def test_steps_fall_more_slowly_in_a_long_run():
     def step(state, count):
         one = jnp.ones(1)
         sample = po.Sample(
-            params, one, one, count, jnp.float32(1.0), jnp.array(True), jnp.float32(2.0)
+            params, one, one, count, count, jnp.float32(1.0), jnp.array(True), jnp.float32(2.0)
         )
         # The mean of the past is the better place, for certain.
         parabola = po.Parabola(sample, one, -one, one, one)

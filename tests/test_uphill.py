@@ -108,7 +108,7 @@ def test_only_early_samples_are_judged():
 
     def step(state, count):
         sample = po.Sample(
-            params, one, one, count, jnp.float32(1.0), yes, jnp.float32(1.0), radial=rises
+            params, one, one, count, count, jnp.float32(1.0), yes, jnp.float32(1.0), radial=rises
         )
         sample, state = decay.update(sample, state, params)
         return state, sample.inward_decay[0]

@@ -62,20 +62,40 @@ def test_all_samples_count_within_a_short_window():
         assert window is None or jnp.all(counts == window)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.complex64])
+def test_what_is_about_the_start_of_a_run_goes_by_its_length():
+    """A weight that always moves inward keeps as much within a window, and more late in a run."""
+    decay = po.decay_inward(1e9)
+    tracker = po.track_displacement(optax.identity(), radial=True, window=10)
+    params = jnp.ones((2, 2))
+    link = optax.chain(tracker, decay, po.estimate_uncentred(), po.step_multiplicative())
+    state = link.init(params)
+    for count in (10, 3000):
+        seen = state[0]._replace(count=jnp.array(count - 1, jnp.int32))
+        rule = state[3]._replace(searching=jnp.array(False))
+        updates, _ = link.update(params, (seen, *state[1:3], rule), params)
+        shrunk = 1.0 / (count + 29.0) / (1.0 + count / 300.0)
+        np.testing.assert_allclose(-updates, 1e-6 + shrunk, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16, jnp.complex64])
 def test_it_may_be_injected(dtype):
-    params = {"w": jnp.ones((2, 2), dtype)}
+    start = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]], dtype)}
 
-    def size(optimizer):
-        state = optimizer.init(params)
-        for _ in range(20):
-            _, state = jax.jit(optimizer.update)(params, state, params)
-        return po.metrics(state)["step_size"]
+    def end(make, **window):
+        optimizer = make(optax.scale_by_adam(), **window)
 
-    inner = optax.scale_by_adam()
-    sizes = [
-        size(make(inner, window=8))
-        for make in (optax.inject_hyperparams(po.parabolic), po.parabolic)
-    ]
-    np.testing.assert_allclose(*sizes, 1e-3)
-    assert not np.isclose(sizes[0], size(po.parabolic(inner)), 0.1)
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, state), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, 60)
+        return po.metrics(state)["step_size"], po.eval_params(state, params)["w"]
+
+    injected, given, none = (
+        end(optax.inject_hyperparams(po.parabolic), window=8),
+        end(po.parabolic, window=8),
+        end(po.parabolic),
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3), injected, given)
+    assert not np.isclose(given[0], none[0], 0.1)
