@@ -296,11 +296,10 @@ def step_multiplicative(
         down = jnp.minimum(fastest, downward * (0.5 + 0.5 * short) / age)
         # What a sample says holds for all the steps that it stands for, of which an alarm at one is
         # seen that seldom.
-        change, owed = jax.vmap(
-            lambda *each: multiplicative_kernel(
-                *each, sample.stride, up, down, fastest, alarm * short
-            )
-        )(drive, updates.surprise, state.owed)
+        rates = sample.stride, up, down, fastest, alarm * short
+        change, owed = jax.vmap(lambda d, z, o: multiplicative_kernel(d, z, o, *rates))(
+            drive, updates.surprise, state.owed
+        )
         owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
         longer = state.log_step + change
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
