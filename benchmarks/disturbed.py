@@ -31,18 +31,13 @@ from rich.table import Table
 
 import parabolic_optax as po
 from benchmarks import data, layers
+from benchmarks.optimizers import read_out, step_size
 from parabolic_optax._demo.optimizers import with_tail_mean
 
 RATES = tuple(2.0**-power for power in range(11, 3, -1))
-OPTIMIZERS = {
-    "parabolic_adamw()": po.parabolic_adamw,
-    "parabolic_muon()": po.parabolic_muon,
-    "parabolic_sgd()": po.parabolic_sgd,
-    "parabolic_adam()": po.parabolic_adam,
-    "parabolic_adamw(window=300)": functools.partial(po.parabolic_adamw, window=300),
-    "parabolic_muon(window=300)": functools.partial(po.parabolic_muon, window=300),
-    "parabolic_sgd(window=300)": functools.partial(po.parabolic_sgd, window=300),
-    "parabolic_adam(window=300)": functools.partial(po.parabolic_adam, window=300),
+MAKERS = (po.parabolic_adamw, po.parabolic_muon, po.parabolic_sgd, po.parabolic_adam)
+OPTIMIZERS = {f"{make.__name__}()": make for make in MAKERS} | {
+    f"{make.__name__}(window=300)": functools.partial(make, window=300) for make in MAKERS
 }
 
 
@@ -146,25 +141,22 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 def run(problem: Problem, optimizer: optax.GradientTransformation, key: jax.Array):
     """What is judged, of the parameters and of what is read out; the step sizes [steps], or 0."""
 
-    def read(state, params):
-        return state.mean if hasattr(state, "mean") else po.eval_params(state, params)
-
     def step(carry, drawn):
         params, state = carry
         time, key = drawn
         value, grads = jax.value_and_grad(problem.loss)(params, key, time)
         # What is judged at the end needs no second loss in every step.
-        ahead = value if problem.held_out else problem.loss(read(state, params), key, time)
+        ahead = value if problem.held_out else problem.loss(read_out(state, params), key, time)
         updates, state = optimizer.update(grads, state, params)
-        size = 0.0 if hasattr(state, "mean") else po.metrics(state)["step_size"]
-        return (optax.apply_updates(params, updates), state), (value, ahead, size)
+        moved = optax.apply_updates(params, updates), state
+        return moved, (value, ahead, step_size(state))
 
     own, drawn = jax.random.split(key)
     params = problem.init(own)
     drawn = jnp.arange(problem.steps), jax.random.split(drawn, problem.steps)
     (params, state), (*losses, sizes) = jax.lax.scan(step, (params, optimizer.init(params)), drawn)
     if problem.held_out:
-        return problem.held_out(params), problem.held_out(read(state, params)), sizes
+        return problem.held_out(params), problem.held_out(read_out(state, params)), sizes
     return *(jnp.mean(values[problem.steps // 2 :]) for values in losses), sizes
 
 

@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 
 import parabolic_optax as po
 from benchmarks import layers
+from benchmarks.optimizers import read_out, step_size
 from parabolic_optax._demo.optimizers import with_tail_mean
 
 OPTIMIZERS = {
@@ -66,13 +67,6 @@ def runs(optimizer: optax.GradientTransformation, steps: int, seeds: int, data: 
     def loss(params, rows):
         return layers.cross_entropy(logits(params, inputs[rows]), labels[rows])
 
-    def size(state):
-        ours = not hasattr(state, "mean")
-        return po.metrics(state)["step_size"] if ours else jnp.zeros([])
-
-    def averaged(params, state):
-        return state.mean if hasattr(state, "mean") else po.eval_params(state, params)
-
     @jax.jit
     def run(key, gain):
         keys = jax.random.split(key, 3)
@@ -89,10 +83,10 @@ def runs(optimizer: optax.GradientTransformation, steps: int, seeds: int, data: 
             params, state = carry
             value, grads = jax.value_and_grad(loss)(params, rows)
             updates, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), (value, size(state))
+            return (optax.apply_updates(params, updates), state), (value, step_size(state))
 
         (params, state), read = jax.lax.scan(step, (params, optimizer.init(params)), rows)
-        right = jnp.argmax(logits(averaged(params, state), test_inputs), 1) == test_labels
+        right = jnp.argmax(logits(read_out(state, params), test_inputs), 1) == test_labels
         return *read, right.mean()
 
     each = [run(jax.random.key(seed), gain) for gain in GAINS for seed in range(seeds)]

@@ -241,6 +241,16 @@ OPTIMIZERS = {
 }
 
 
+def read_out(state: Any, params: Any) -> Any:
+    """The average of ours, or of what `with_tail_mean` wraps."""
+    return state.mean if hasattr(state, "mean") else po.eval_params(state, params)
+
+
+def step_size(state: Any) -> jax.Array:
+    """That of ours, 0 for what `with_tail_mean` wraps."""
+    return jnp.zeros([]) if hasattr(state, "mean") else po.metrics(state)["step_size"]
+
+
 def find(name: str) -> Optimizer:
     """The optimizer called `name`, with constants as in ``parabolic_adam@initial_step=1e-3``.
 

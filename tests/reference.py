@@ -132,7 +132,7 @@ def trace(
     anchor_power=0.5,
     tail_power=9.0,
     tail_share=0.7,
-    window=math.inf,
+    window=None,
     initial_step=1e-6,
     growth=6.0,
     decline=1.0,
@@ -161,7 +161,7 @@ def trace(
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
-        age = min(count, window)
+        age = min(count, window or count)
         stride = 1 + 2 * max(min(age // (2 * dense), 4), age // 16384)
         golden = (count // stride * 0x9E3779B9) % 2**32
         if count % stride != (golden >> 16) * stride >> 16:

@@ -52,12 +52,11 @@ def test_golden_trace(monkeypatch, dense, window):
         return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
 
     # From 1e-6, float32 would round a tenth of the first displacement away.
-    limits = {} if window is None else {"window": window}
     rows = reference.trace(
-        grad, START, steps, initial_step=1e-4, max_rate=0.07, dense=dense, **limits
+        grad, START, steps, initial_step=1e-4, max_rate=0.07, dense=dense, window=window
     )
     _, (params, readings, tail) = train(
-        po.parabolic_adam(initial_step=1e-4, **limits),
+        po.parabolic_adam(initial_step=1e-4, window=window),
         quadratic,
         as_jax(START),
         steps,
