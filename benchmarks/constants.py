@@ -26,7 +26,7 @@ from benchmarks import workloads
 from benchmarks.optimizers import Optimizer, Setting
 from benchmarks.scores import geometric_mean
 from benchmarks.training import Trainer
-from parabolic_optax import _decay, _directions, _parabolic, _steps
+from parabolic_optax import _age, _decay, _parabolic, _steps
 from parabolic_optax._demo.report import environment
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "constants.json"
@@ -61,7 +61,10 @@ CONSTANTS = {
     "anchor_power": Constant(po.track_displacement, "power of the mean that is the origin"),
     "tail_power": Constant(po.track_displacement, "power of the mean that is read out"),
     "tail_share": Constant(po.track_displacement, "share of that in the displacement", 0.0, 1.0),
-    "_DENSE": Constant(_directions, "half the steps until every third is sampled", _FOR_EVER),
+    "_DENSE": Constant(_age, "half the steps until every third is sampled", _FOR_EVER),
+    "_LEAST": Constant(_age, "steps of which none is forgotten", _FOR_EVER),
+    "_FORGETS": Constant(_age, "steps forgotten for one where the tail lags behind"),
+    "_MEMORY": Constant(_age, "power of the mean that tells"),
     "strength": Constant(po.decay_outward, "largest outward decay", 0.0),
     "memory": Constant(po.decay_outward, "power of its means"),
     "_DEAD": Constant(_decay, "signal below which there is none", 0.0),
@@ -69,6 +72,8 @@ CONSTANTS = {
     "_GRACE": Constant(_decay, "samples until weights may shrink like 1/t", 0.0),
     "inward strength": Constant(po.decay_inward, "inward decay", 0.0),
     "_START": Constant(_decay, "steps until it fades", _FOR_EVER),
+    "_EARLY": Constant(_decay, "samples in which either may be cut", 0.0),
+    "_CUT": Constant(_decay, "share that a sample may cut", 0.0),
     "slope memory": Constant(po.estimate_uncentred, "power of the means of slopes"),
     "pooling": Constant(po.estimate_uncentred, "share of the whole in every signal", 0.0, 1.0),
     "_LEAST_NORM": Constant(_steps, "least norm of a matrix at the start", 0.0),
@@ -80,6 +85,9 @@ CONSTANTS = {
     "_LONG_RUN": Constant(_steps, "steps until that is halved", _FOR_EVER),
     "brake": Constant(po.step_multiplicative, "strength of the brake", 0.0),
     "_ALARM": Constant(_steps, "slope, in usual ones, that starts it"),
+    "_MOST_OWED": Constant(_steps, "largest logarithm that it takes", 0.0),
+    "_TIGHTENS": Constant(_steps, "steps until the limit falls", _FOR_EVER),
+    "_TIGHT": Constant(_steps, "what it falls to"),
 }
 
 

@@ -6,14 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from parabolic_optax import _checks, _layout, _rounding, _tree
+from parabolic_optax import _age, _checks, _layout, _rounding, _tree
 from parabolic_optax._types import Per, Radial, Sample, link
-
-# After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
-_DENSE = 1024
-# Largest k / 2, and steps per k / 2 beyond that, where the weight of one sample is so small that
-# float32 would round most of its effect on a mean away.
-_SPARSE, _ROUNDING = 4, 16384
 
 # Gradients are normalized by a mean of their squares that forgets them in 1,000 steps. Those that
 # vanish at a minimum then still shorten the steps; with a short memory they keep their length, and
@@ -36,6 +30,8 @@ class TrackDisplacementState(NamedTuple):
       tail: running mean of the recent parameters for evaluation; None where not kept.
       gradient_square: running mean of the mean squares of the gradients, squared gradient units;
         float32 of shape [n], or None where they are not normalized.
+      lag: whether the tail lags behind, and what is forgotten for that; zeros where no tail is kept
+        or a window is given.
       count: number of steps taken, int32 scalar.
       skipped: number of steps whose gradient was zero, or an inner product not finite;
         int32 scalar.
@@ -45,16 +41,21 @@ class TrackDisplacementState(NamedTuple):
     anchor: Any
     tail: Any
     gradient_square: jax.Array | None
+    lag: _age.Lag
     count: jax.Array
     skipped: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
-        return {"count": self.count, "skipped": self.skipped}
+        return {
+            "count": self.count,
+            "skipped": self.skipped,
+            "forgotten": self.lag.forgotten,
+        }
 
     def restart(self) -> "TrackDisplacementState":
-        square = self.gradient_square
-        forgotten = None if square is None else jnp.zeros_like(square)
-        return self._replace(count=jnp.zeros_like(self.count), gradient_square=forgotten)
+        forgotten = (self.gradient_square, self.lag, self.count)
+        square, lag, count = jax.tree.map(jnp.zeros_like, forgotten)
+        return self._replace(gradient_square=square, lag=lag, count=count)
 
 
 class _Seen(NamedTuple):
@@ -65,6 +66,7 @@ class _Seen(NamedTuple):
     position: jax.Array
     norm: jax.Array
     radial: Radial | None
+    lag: jax.Array
     minus_squares: jax.Array
     anchor: Any
     tail: Any
@@ -133,6 +135,20 @@ def track_displacement(
     :math:`1/(p+1)`, of the run so far, whatever the horizon. Positions are read
     from ``params``, so whatever stands further down the chain is seen by the model.
 
+    Where the problem changes they would follow too late. That can be seen from one more slope, on
+    the way from the tail to the parameters. At a minimum the loss rises on it, since most of the
+    noise is not in the tail. Where it falls, the tail lags behind, and the start of the run is
+    forgotten:
+
+    .. math::
+      r_t = \langle g_t, \theta_t - \bar y_t \rangle, \qquad
+      \psi = E[r] / E|r|, \qquad
+      f_{t+1} = \min(f_t + \max(1 - 8 \psi, 0),\ \max(t - 300, 0))
+
+    All weights, and all rates of the links behind, go by the :math:`t - f_t` steps that are left,
+    the age of the run. On problems that do not change :math:`\psi` is nearly 1 after the first few
+    hundred steps, and nothing is forgotten.
+
     The longer the run, the less a single step tells about it. Every step is a sample until step
     2,047, then one of three until step 4,095, and so on until one of nine from step 8,192 on, at
     changing places, since minibatches may come in a fixed order (at the same ones with
@@ -148,12 +164,11 @@ def track_displacement(
       tail_power: :math:`p` of the second mean, which :func:`parabolic_optax.eval_params`
         returns; 9 averages the last tenth. None keeps no second mean and saves its memory.
       tail_share: :math:`c`, in [0, 1]. Without a second mean it is 0.
-      window: number of steps beyond which the run counts as no longer, for this link and those
-        behind it: samples keep the weight that they have at that step, so that the means become
-        exponential ones, of two thirds and a tenth of the window, and step sizes can go on
-        changing as fast. For problems that change; some hundreds at least, since a mean has to be
-        longer than the noise. None is for problems that stay as they are, where a longer run is to
-        be a better one. Up to 2,047 every step is a sample for ever.
+      window: number of steps beyond which the run counts as no longer, in place of what is found:
+        samples keep the weight that they have at that step, so that the means become exponential
+        ones, of two thirds and a tenth of the window, and step sizes can go on changing as fast.
+        Some hundreds at least, since a mean has to be longer than the noise; up to 2,047 every step
+        is a sample for ever. None finds it, where a tail is kept; with 1e9 nothing is forgotten.
       per: granularity of the parabolas, as in :func:`parabolic`.
       mean_dtype: None keeps both means in at least float32, ``jnp.bfloat16`` (or its name) in
         half of that, rounded up or down by chance: right on average, and off by one to three
@@ -212,6 +227,7 @@ def track_displacement(
             f" got {jnp.dtype(mean_dtype)}."
         )
     base = optax.with_extra_args_support(base)
+    forgets = window is None and tail_power is not None
 
     def init(params: Any) -> TrackDisplacementState:
         _checks.floating(params)
@@ -225,6 +241,7 @@ def track_displacement(
             anchor=mean(),
             tail=None if tail_power is None else mean(),
             gradient_square=jnp.zeros(layout.size, jnp.float32) if normalize else None,
+            lag=_age.Lag.none(),
             count=jnp.zeros([], jnp.int32),
             skipped=jnp.zeros([], jnp.int32),
         )
@@ -244,11 +261,11 @@ def track_displacement(
             # Negative, because Adam needs the squares as well: XLA would store them for both.
             return updates, jax.tree.map(jnp.negative, updates)
 
-        age = _age(count, window)
-        stride = _stride(age)
+        age = state.lag.age(count) if window is None else _age.within(count, window)
+        stride = _age.stride(age)
         # The dice that round means go on with the count, and would depend on places that do too:
         # late in a run the means would be off by several per cent of the way.
-        due = _due(count, stride) if mean_dtype is None else jax.lax.rem(count, stride) == 0
+        due = _age.due(count, stride) if mean_dtype is None else jax.lax.rem(count, stride) == 0
 
         def look(anchor: Any, tail: Any) -> _Seen:
             def begun(mean: Any) -> Any:
@@ -271,18 +288,22 @@ def track_displacement(
                 )
                 means = (means[0], _pull(point, params, weight))
             with_point = [(updates, point), (displacement, point)] if radial else []
-            slope_dot, square, *along_point, point_square, minus_squares = layout.apart.inners(
+            behind = jax.tree.map(lambda p, y: p.astype(y.dtype) - y, params, point)
+            with_behind = [(updates, behind)] if forgets else []
+            slope_dot, square, *others, point_square, minus_squares = layout.apart.inners(
                 (updates, displacement),
                 (displacement, displacement),
                 *with_point,
+                *with_behind,
                 (point, point),
                 squares(),
             )
+            along_point, along_behind = others[: len(with_point)], others[len(with_point) :]
             # The loops that write have to wait for all inner products. Where they need not, XLA for
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
             sums = sum(
-                jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *along_point, point_square)
+                jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *others, point_square)
             )
             usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
             driven, along = minus_squares < 0.0, jnp.sum(slope_dot)
@@ -305,6 +326,7 @@ def track_displacement(
                 position,
                 layout.norm(point_square, params),
                 Radial(*along_point, **rest) if radial else None,
+                jnp.sum(jnp.stack(along_behind)) if along_behind else jnp.zeros([], jnp.float32),
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )
@@ -316,7 +338,8 @@ def track_displacement(
             nothing = layout.pooled(none)
             zero, driven = jnp.sum(none), minus_squares < 0.0
             along_point = Radial(none, none, none, nothing, driven, zero) if radial else None
-            return _Seen(usable, nothing, nothing, zero, along_point, minus_squares, anchor, tail)
+            rest = (along_point, zero, minus_squares, anchor, tail)
+            return _Seen(usable, nothing, nothing, zero, *rest)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
         skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))
@@ -353,13 +376,17 @@ def track_displacement(
             )
 
         update, base_state = _tree.choose(usable, go, stay, state.base)
+        stands_for = jnp.where(due & usable, stride, 0).astype(jnp.float32)
+        lag = state.lag
+        if forgets:
+            lag = _tree.where(stands_for > 0, lag.after(seen.lag, stands_for, count), lag)
         sample = Sample(
             update=update,
             slope=seen.slope,
             position=seen.position,
             count=count,
             age=age,
-            stride=jnp.where(due & usable, stride, 0).astype(jnp.float32),
+            stride=stands_for,
             usable=usable,
             norm=seen.norm,
             radial=seen.radial,
@@ -369,40 +396,12 @@ def track_displacement(
             anchor=seen.anchor,
             tail=seen.tail,
             gradient_square=gradient_square,
+            lag=lag,
             count=jnp.where(usable, count, state.count),
             skipped=skipped,
         )
 
     return link(init, update)
-
-
-def _age(count: jax.Array, window: float | jax.Array | None) -> jax.Array:
-    """Number of the step, at most the window."""
-    if window is None:
-        return count
-    # An injected one may be of any type, and a float beyond the largest integer has none.
-    most = jnp.clip(_tree.as_float32(window)[0], 2.0, 2.0**30).astype(count.dtype)
-    return jnp.minimum(count, most)
-
-
-def _stride(count: jax.Array) -> jax.Array:
-    """Number of steps that a sample stands for.
-
-    Odd, so that parameters that jump to and fro are met on both sides, also at fixed places.
-    """
-    early, late = (jax.lax.div(count, jnp.asarray(n, count.dtype)) for n in (2 * _DENSE, _ROUNDING))
-    return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
-
-
-def _due(count: jax.Array, stride: jax.Array) -> jax.Array:
-    """Whether a step is a sample: one of every `stride` steps, never the same one for long.
-
-    Minibatches in a fixed order would else be sampled by some of them alone, and parameters that
-    jump to and fro be met on one side. So the place goes on by the golden section.
-    """
-    turn = jax.lax.div(count, stride).astype(jnp.uint32) * _rounding.GOLDEN
-    place = ((turn >> 16) * stride.astype(jnp.uint32)) >> 16
-    return jax.lax.rem(count, stride) == place.astype(count.dtype)
 
 
 def _weight(stride: jax.Array, count: jax.Array, power: float | jax.Array) -> jax.Array:

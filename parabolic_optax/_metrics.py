@@ -29,12 +29,13 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       units) and ``signal`` (in [-1, 1], negative while the loss falls along the way the
       parameters came) of the displacement of all parameters together, ``count`` (steps
       taken) and ``skipped`` (steps with a gradient that was zero or not finite, or whose squares
-      are in float32: of a norm below about 1e-19 or above 1e19); and the same
-      four for every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
+      are in float32: of a norm below about 1e-19 or above 1e19), ``forgotten`` (steps at the start
+      that no longer count, because the problem has changed since); and the same four for every
+      tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
       :func:`decay_outward` (not with ``weight_decay=0``) also ``weight_decay``, units of the base
       step. For
       ``partition`` into several optimizers of this package the scalars are means over them
-      (``step_size`` a geometric one), and ``count`` and ``skipped`` the largest.
+      (``step_size`` a geometric one), and ``count``, ``skipped`` and ``forgotten`` the largest.
 
       For :func:`ogr` they are ``radius``, ``noise`` (relative asymmetry of the Hessian),
       ``doubt`` (share of noise in squared gradient changes), ``count``, ``skipped``,
@@ -233,7 +234,7 @@ def _split_whole(values: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _combine(name: str, values: jax.Array) -> jax.Array:
-    if name in ("count", "skipped"):
+    if name in ("count", "skipped", "forgotten"):
         return jnp.max(values)
     return jnp.exp(jnp.mean(jnp.log(values))) if name == "step_size" else jnp.mean(values)
 

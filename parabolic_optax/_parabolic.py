@@ -83,10 +83,10 @@ def parabolic(
       tail_power: power of the averaged parameters kept for :func:`eval_params`; 9 is the
         mean over the last tenth. None keeps none; the step size then suits the parameters
         themselves.
-      window: for problems that change, such as streams of data: number of updates after which the
-        run counts as no longer, so that means look back as far as then, and step sizes can change
-        as fast; some hundreds at least, as in :func:`track_displacement`. None is for problems that
-        stay as they are.
+      window: number of updates after which the run counts as no longer, so that means look back as
+        far as then, and step sizes can change as fast; some hundreds at least, as in
+        :func:`track_displacement`. None finds it: where the loss says that the averaged parameters
+        lag behind, as on problems that change, the start of the run is forgotten.
       decay: a link between tracker and estimator: :func:`decay_outward`, :func:`decay_inward` or
         a chain of both. The tracker takes two more inner products, which the first one needs.
       mean_dtype: type of both means: None for at least float32, ``jnp.bfloat16`` (or its name)

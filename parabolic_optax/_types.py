@@ -60,8 +60,8 @@ class Sample(NamedTuple):
       position: signed coordinate of the parameters along that direction, measured from
         the point the tracker is anchored at, parameter units; float32 of shape [n].
       count: number of the step, 1 for the first; those left out do not count; int32 scalar.
-      age: the same, but at most the `window` of the tracker: what means and rates go by; int32
-        scalar.
+      age: the same without what is forgotten of the run, or at most the `window` of the tracker:
+        what means and rates go by; int32 scalar.
       stride: number of steps that the sample stands for; 0 between samples and where it is not
         usable, and then the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and all inner

@@ -140,6 +140,8 @@ def trace(
     brake=0.1,
     limit=0.3,
     dense=1024,
+    forgets=8.0,
+    least=300,
 ):
     """The flagship over Adam on a list of tensors; one dict per step, params after it."""
     params = [np.array(p, np.float64) for p in params]
@@ -158,10 +160,11 @@ def trace(
         scale = 0.1 * math.sqrt(n)
     last_search, searching, travelled_before = 0, True, 0.0
     entries = sum(p.size for p in params)
+    lag, lag_size, forgotten = 0.0, 0.0, 0.0
     rows = []
     for count in range(1, steps + 1):
         grads = grad(params)
-        age = min(count, window or count)
+        age = min(count, window) if window else count - int(forgotten)
         stride = 1 + 2 * max(min(age // (2 * dense), 4), age // 16384)
         golden = (count // stride * 0x9E3779B9) % 2**32
         if count % stride != (golden >> 16) * stride >> 16:
@@ -172,6 +175,15 @@ def trace(
             continue
         read_out = params if count == 1 else tail
         norm = norm_of(read_out)
+        if window is None:
+            behind = sum(
+                float(np.sum(g * (p - y))) for g, p, y in zip(grads, params, read_out, strict=True)
+            )
+            w = min(0.5, stride * weight(age, 1.0))
+            lag += w * (behind - lag)
+            lag_size += w * (abs(behind) - lag_size)
+            wanted = stride * max(1.0 - forgets * lag / max(lag_size, TINY), 0.0)
+            forgotten = min(forgotten + wanted, max(count - least, 0))
         for i in range(n):
             tail[i] = tail[i] + min(1.0, stride * weight(age, tail_power)) * (params[i] - tail[i])
         points = [p + tail_share * (y - p) for p, y in zip(params, tail, strict=True)]
@@ -242,6 +254,7 @@ def trace(
                 "anchor": list(anchor),
                 "tail": list(tail),
                 "search_end": last_search,
+                "forgotten": forgotten,
             }
         )
     return rows

@@ -44,9 +44,28 @@ def test_as_they_are_they_make_the_method_of_the_package():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, made)
 
 
+def changing(optimizer, steps=900):
+    """Parameters that start near a point far from zero, which jumps to and fro later on."""
+    params = 30.0 + jax.random.normal(jax.random.key(0), (3, 2))
+
+    def step(carry, drawn):
+        params, state = carry
+        time, noise = drawn
+        point = 30.0 + jnp.where(time > 600, jnp.sign(jnp.sin(0.03 * time)), 0.0)
+        updates, state = optimizer.update(params - point + noise, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    noise = 0.3 * jax.random.normal(jax.random.key(1), (steps, 3, 2))
+    return jax.lax.scan(step, carry, (jnp.arange(steps), noise))[0][0]
+
+
 @pytest.fixture(scope="module")
 def ends():
-    run = jax.jit(lambda setting: trained(constants.made(setting), 1100))
+    def both(setting):
+        return trained(constants.made(setting), 1100), changing(constants.made(setting))
+
+    run = jax.jit(both)
     return {name: run(setting) for name, setting in constants.settings()}
 
 

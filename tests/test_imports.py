@@ -23,8 +23,9 @@ ALLOWED = {
     "_spectrum": set(),
     "_cautious": {"_types", "_checks"},
     "_rounding": {"_layout"},
+    "_age": {"_rounding", "_tree"},
     **dict.fromkeys(ROLES | DIRECTIONS | PUBLISHED | WHOLE, BELOW),
-    "_directions": {*BELOW, "_rounding"},
+    "_directions": {*BELOW, "_age", "_rounding"},
     # The rule takes what a decay asks for out of the weights, in the loop that moves them.
     "_steps": {*BELOW, "_decay"},
     "_quadratic": {*BELOW, "_spectrum"},

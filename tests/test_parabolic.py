@@ -14,7 +14,7 @@ import reference
 from problems import OPTIMIZERS, matrix_loss, matrix_params, train
 
 import parabolic_optax as po
-from parabolic_optax import _directions
+from parabolic_optax import _age
 
 CURVATURES = [np.array([1.0, 40.0, 300.0]), np.array([[0.1, 5.0], [20.0, 0.5]])]
 CENTRES = [np.array([3.0, -1.0, 0.5]), np.array([[-2.0, 4.0], [1.0, 7.0]])]
@@ -42,19 +42,23 @@ def links(base, *, per="tensor", pooling=0.5):
 
 
 # With 10, every sample until step 19, then every third, and from step 40 on every fifth; within a
-# window of 30 every third until the end.
-@pytest.mark.parametrize(("dense", "window"), [(1024, None), (10, None), (1024, 20), (10, 30)])
-def test_golden_trace(monkeypatch, dense, window):
-    monkeypatch.setattr(_directions, "_DENSE", dense)
+# window of 30 every third until the end. Nothing is forgotten of the first 300 steps, with 25 of
+# the first 25 only.
+@pytest.mark.parametrize(
+    ("dense", "window", "least"),
+    [(1024, None, 300), (10, None, 300), (1024, 20, 300), (10, 30, 300), (10, None, 25)],
+)
+def test_golden_trace(monkeypatch, dense, window, least):
+    monkeypatch.setattr(_age, "_DENSE", dense)
+    monkeypatch.setattr(_age, "_LEAST", least)
     steps = 60
 
     def grad(params):
         return [c * (p - m) for p, c, m in zip(params, CURVATURES, CENTRES, strict=True)]
 
     # From 1e-6, float32 would round a tenth of the first displacement away.
-    rows = reference.trace(
-        grad, START, steps, initial_step=1e-4, max_rate=0.07, dense=dense, window=window
-    )
+    constants = {"dense": dense, "window": window, "least": least}
+    rows = reference.trace(grad, START, steps, initial_step=1e-4, max_rate=0.07, **constants)
     _, (params, readings, tail) = train(
         po.parabolic_adam(initial_step=1e-4, window=window),
         quadratic,
@@ -76,6 +80,8 @@ def test_golden_trace(monkeypatch, dense, window):
                 readings[f"signal/{i}"][t], row["signal"][i], 1e-2, 1e-2, err_msg=where
             )
         np.testing.assert_allclose(readings["signal"][t], row["signal"][-1], 1e-2, 1e-2)
+        np.testing.assert_allclose(readings["forgotten"][t], row["forgotten"], 1e-2, 1e-2)
+    assert (row["forgotten"] > 0.0) == (least < 300)
 
 
 def test_translation_changes_nothing():

@@ -1,0 +1,98 @@
+"""How far back a run counts, and which of its steps are samples."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from parabolic_optax import _rounding, _tree
+
+# After about k times as many steps the slope is sampled, and the means are moved, in every k-th.
+_DENSE = 1024
+# Largest k / 2, and steps per k / 2 beyond that, where the weight of one sample is so small that
+# float32 would round most of its effect on a mean away.
+_SPARSE, _ROUNDING = 4, 16384
+
+# Where nothing says whether the tail lags behind, a step is forgotten for every one that is taken:
+# the run gets no older. With an eighth of the slope for it, or against it, that is two, or none.
+_FORGETS = 8.0
+# Fewest steps that count: means of fewer are too noisy, and a run starts with slopes that say so.
+_LEAST = 300
+# Power of the mean of those slopes: it looks back over half of what counts.
+_MEMORY = 1.0
+
+
+class Lag(NamedTuple):
+    """Whether the tail follows the parameters; float32 scalars.
+
+    Attributes:
+      slope: running mean of <g, theta - y>, y the tail.
+      slope_size: that of its size.
+      forgotten: number of steps at the start of the run that no longer count.
+    """
+
+    slope: jax.Array
+    slope_size: jax.Array
+    forgotten: jax.Array
+
+    @classmethod
+    def none(cls) -> "Lag":
+        zero = jnp.zeros([], jnp.float32)
+        return cls(zero, zero + 0.0, zero + 0.0)
+
+    def after(self, slope: jax.Array, stride: jax.Array, count: jax.Array) -> "Lag":
+        """Takes in the slope in a sample that stands for so many steps, the last one the count."""
+        weight = _tree.sample_weight(stride, count - self._whole(count), _MEMORY, most=0.5)
+        mean = self.slope + weight * (slope - self.slope)
+        size = self.slope_size + weight * (jnp.abs(slope) - self.slope_size)
+        forgotten = self.forgotten + stride * lag_kernel(mean, size)
+        most = jnp.maximum(count - _LEAST, 0).astype(jnp.float32)
+        return Lag(mean, size, jnp.minimum(forgotten, most))
+
+    def age(self, count: jax.Array) -> jax.Array:
+        """Number of steps that count, when so many have been taken."""
+        return count - self._whole(count)
+
+    def _whole(self, count: jax.Array) -> jax.Array:
+        return self.forgotten.astype(count.dtype)
+
+
+def lag_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
+    """Steps to forget for every step.
+
+    Args:
+      slope: mean of <g, theta - y>, scalar.
+      slope_size: mean of its size, scalar.
+
+    Returns:
+      max(1 - 8 slope / slope_size, 0): none where the loss rises on the way from the tail to the
+      parameters, since the tail is then the better of the two; at most 9.
+    """
+    return jnp.maximum(1.0 - _FORGETS * _tree.ratio(slope, slope_size), 0.0)
+
+
+def within(count: jax.Array, window: float | jax.Array) -> jax.Array:
+    """Number of the step, at most the window."""
+    # An injected one may be of any type, and a float beyond the largest integer has none.
+    most = jnp.clip(_tree.as_float32(window)[0], 2.0, 2.0**30).astype(count.dtype)
+    return jnp.minimum(count, most)
+
+
+def stride(age: jax.Array) -> jax.Array:
+    """Number of steps that a sample stands for.
+
+    Odd, so that parameters that jump to and fro are met on both sides, also at fixed places.
+    """
+    early, late = (jax.lax.div(age, jnp.asarray(n, age.dtype)) for n in (2 * _DENSE, _ROUNDING))
+    return 1 + 2 * jnp.maximum(jnp.minimum(early, _SPARSE), late)
+
+
+def due(count: jax.Array, stride: jax.Array) -> jax.Array:
+    """Whether a step is a sample: one of every `stride` steps, never the same one for long.
+
+    Minibatches in a fixed order would else be sampled by some of them alone, and parameters that
+    jump to and fro be met on one side. So the place goes on by the golden section.
+    """
+    turn = jax.lax.div(count, stride).astype(jnp.uint32) * _rounding.GOLDEN
+    place = ((turn >> 16) * stride.astype(jnp.uint32)) >> 16
+    return jax.lax.rem(count, stride) == place.astype(count.dtype)
