@@ -1,4 +1,4 @@
-"""Problems that change: a window beyond which a run counts as no longer."""
+"""Problems that change: what is forgotten of a run, and a window beyond which it is no longer."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,10 @@ import optax
 import pytest
 
 import parabolic_optax as po
+from parabolic_optax import _age
 
-OPTIMIZERS = (po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon)
+QUICK, SLOW = (po.parabolic_adamw, po.parabolic_sgd), (po.parabolic_adam, po.parabolic_muon)
+OPTIMIZERS = [*QUICK, *(pytest.param(make, marks=pytest.mark.slow) for make in SLOW)]
 
 
 def follow(optimizer, steps, speed):
@@ -36,12 +38,79 @@ def test_what_is_read_out_follows_a_drift(make):
     assert windowed < 0.1 * whole
 
 
+def jump(optimizer, every, steps=3000):
+    """The same with a target that jumps now and then; and the number of steps forgotten."""
+    ends = jax.random.normal(jax.random.key(0), (steps // every + 1, 4, 6))
+
+    def step(carry, drawn):
+        params, state = carry
+        time, key = drawn
+        target = ends[time // every]
+        left = jnp.sum((po.eval_params(state, params) - target) ** 2)
+        grads = params - target + 0.3 * jax.random.normal(key, params.shape)
+        updates, state = optimizer.update(grads, state, params)
+        moved = optax.apply_updates(params, updates), state
+        return moved, (left, po.metrics(state)["forgotten"])
+
+    drawn = jnp.arange(steps), jax.random.split(jax.random.key(1), steps)
+    carry = -ends[0], optimizer.init(-ends[0])
+    return jax.lax.scan(step, carry, drawn)[1]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_jumps_make_it_forget(make):
+    left, forgotten = jax.jit(lambda: jump(make(), every=250))()
+    whole, none = jax.jit(lambda: jump(make(window=1e9), every=250))()
+    assert left[1500:].mean() < 0.6 * whole[1500:].mean()
+    assert 0.5 * 3000 < forgotten[-1] <= 3000 - 300
+    assert jnp.all(jnp.diff(forgotten) >= 0.0)
+    assert not none.any()
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_little_is_forgotten_where_nothing_changes(make):
+    left, forgotten = jax.jit(lambda: jump(make(), every=2000, steps=2000))()
+    whole, _ = jax.jit(lambda: jump(make(window=1e9), every=2000, steps=2000))()
+    assert forgotten[-1] < 50
+    np.testing.assert_allclose(left[-200:].mean(), whole[-200:].mean(), rtol=0.1)
+
+
+def test_without_averaged_parameters_nothing_is_forgotten():
+    params, lag = jnp.ones((2, 3)), _age.Lag(*jnp.array([-1.0, 1.0, 0.0]))
+    for tail_power, forgotten in ((9.0, True), (None, False)):
+        tracker = po.track_displacement(optax.identity(), tail_power=tail_power)
+        state = tracker.init(params)._replace(lag=lag, count=jnp.array(999))
+        _, state = tracker.update(params, state, params)
+        assert (state.lag.forgotten > 0.0) == forgotten
+
+
+def test_a_restart_forgets_what_was_forgotten():
+    params, lag = jnp.ones((2, 3)), _age.Lag(*jnp.array([-1.0, 2.0, 700.0]))
+    optimizer = po.parabolic_adam()
+    tracker, *others = optimizer.init(params)
+    tracker = tracker._replace(lag=lag, count=jnp.array(1000))
+    state = po.reset((tracker, *others))
+    assert not any(state[0].lag)
+    sample, _ = po.track_displacement(optax.identity()).update(
+        params,
+        po.track_displacement(optax.identity()).init(params)._replace(lag=lag, count=999),
+        params,
+    )
+    assert (sample.count, sample.age) == (1000, 300)
+
+
+@pytest.mark.parametrize(("slope", "forgotten"), [(1.0, 0.0), (0.1, 0.2), (0.0, 1.0), (-1.0, 9.0)])
+def test_kernel(slope, forgotten):
+    slopes = jnp.array([slope, 2.0 * slope])
+    np.testing.assert_allclose(jax.vmap(_age.lag_kernel)(slopes, jnp.array([1.0, 2.0])), forgotten)
+
+
 def test_nothing_changes_before_its_end():
     both = [
-        jax.jit(lambda window=window: follow(po.parabolic_adamw(window=window), 200, 0.003))()
+        jax.jit(lambda window=window: follow(po.parabolic_adamw(window=window), 200, 0.003)[1])()
         for window in (None, 200)
     ]
-    jax.tree.map(np.testing.assert_array_equal, *both)
+    np.testing.assert_array_equal(*both)
 
 
 def test_all_samples_count_within_a_short_window():

@@ -252,10 +252,16 @@ def last_count(make: Make) -> None:
 
 
 def with_count(state: Any, count: int) -> Any:
-    """The state with every field named count set."""
+    """The state with every field named count set, as of a run in which the averages follow.
+
+    What a few steps say of that would weigh like half of so many.
+    """
 
     def change(path, leaf):
-        return jnp.full_like(leaf, count) if getattr(path[-1], "name", "") == "count" else leaf
+        names = [getattr(key, "name", "") for key in path]
+        if names[-1] == "count":
+            return jnp.full_like(leaf, count)
+        return jnp.zeros_like(leaf) if "lag" in names else leaf
 
     return jax.tree_util.tree_map_with_path(change, state)
 
