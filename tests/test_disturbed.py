@@ -29,6 +29,20 @@ def test_new_labels_do_not_take_the_steps_to_zero(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["labels", "columns"])
+@pytest.mark.parametrize("make", [po.parabolic_adamw, po.parabolic_sgd])
+def test_new_labels_and_columns_make_it_forget(make, what):
+    problem = disturbed.permuted(what)
+    ends = [
+        [np.median(each) for each in disturbed.over_seeds(problem, chosen, 2)[:2]]
+        for chosen in (make, functools.partial(make, window=1e9))
+    ]
+    (loss, averaged), (kept, averaged_kept) = ends
+    assert loss < 0.8 * kept
+    assert averaged < 0.6 * averaged_kept
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["parabolic_adamw()", "parabolic_sgd()"])
 def test_a_transformer_that_has_solved_its_task_keeps_what_it_learned(name):
     _, read_out, _ = disturbed.over_seeds(disturbed.copies(), disturbed.OPTIMIZERS[name], 4)
