@@ -192,11 +192,13 @@ def ratios(stored: dict[str, Losses], name: str) -> dict[str, float]:
 def table(stored: dict[str, Losses], values: dict[str, float]) -> str:
     """Markdown: a line per constant; geometric means, and the problem that is moved most.
 
-    The values are those that it had, and that were changed.
+    The values are those that it had, and that were changed; others were not there yet.
     """
     columns = (*FACTORS, OFF)
     lines = [f"| constant | value | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for name, constant in CONSTANTS.items():
+        if name not in values:
+            continue
         cells = [f"{constant.what} (`{name.split()[-1].strip('_')}`)", f"{values[name]:.3g}"]
         for how in columns:
             each = ratios(stored, f"{name} {how}")

@@ -13,10 +13,10 @@ _DENSE = 1024
 # float32 would round most of its effect on a mean away.
 _SPARSE, _ROUNDING = 4, 16384
 
-# Where nothing says whether the tail lags behind, a step is forgotten for every one that is taken:
-# the run gets no older. With an eighth of the slope for it, or against it, that is two, or none.
+# Steps forgotten for every step are 1 - 8 psi, psi the mean slope over its mean size: none from
+# 1/8 on; at 0 as many as are taken, so that the run gets no older.
 _FORGETS = 8.0
-# Fewest steps that count: means of fewer are too noisy, and a run starts with slopes that say so.
+# Fewest steps that count. Means of fewer are too noisy, and every run begins with a tail that lags.
 _LEAST = 300
 # Power of the mean of those slopes: it looks back over half of what counts.
 _MEMORY = 1.0
@@ -42,7 +42,7 @@ class Lag(NamedTuple):
 
     def after(self, slope: jax.Array, stride: jax.Array, count: jax.Array) -> "Lag":
         """Takes in the slope in a sample that stands for so many steps, the last one the count."""
-        weight = _tree.sample_weight(stride, count - self._whole(count), _MEMORY, most=0.5)
+        weight = _tree.sample_weight(stride, self.age(count), _MEMORY, most=0.5)
         mean = self.slope + weight * (slope - self.slope)
         size = self.slope_size + weight * (jnp.abs(slope) - self.slope_size)
         forgotten = self.forgotten + stride * lag_kernel(mean, size)
@@ -51,10 +51,7 @@ class Lag(NamedTuple):
 
     def age(self, count: jax.Array) -> jax.Array:
         """Number of steps that count, when so many have been taken."""
-        return count - self._whole(count)
-
-    def _whole(self, count: jax.Array) -> jax.Array:
-        return self.forgotten.astype(count.dtype)
+        return count - self.forgotten.astype(count.dtype)
 
 
 def lag_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
@@ -66,9 +63,11 @@ def lag_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
 
     Returns:
       max(1 - 8 slope / slope_size, 0): none where the loss rises on the way from the tail to the
-      parameters, since the tail is then the better of the two; at most 9.
+      parameters, since the tail is then the better of the two; at most 9. 0 where nothing was
+      seen yet.
     """
-    return jnp.maximum(1.0 - _FORGETS * _tree.ratio(slope, slope_size), 0.0)
+    signal = jnp.where(slope_size > 0.0, _tree.ratio(slope, slope_size), 1.0)
+    return jnp.maximum(1.0 - _FORGETS * signal, 0.0)
 
 
 def within(count: jax.Array, window: float | jax.Array) -> jax.Array:

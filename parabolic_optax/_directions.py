@@ -49,12 +49,12 @@ class TrackDisplacementState(NamedTuple):
         return {
             "count": self.count,
             "skipped": self.skipped,
-            "forgotten": self.lag.forgotten,
+            "forgotten": self.lag.forgotten.astype(self.count.dtype),
         }
 
     def restart(self) -> "TrackDisplacementState":
-        forgotten = (self.gradient_square, self.lag, self.count)
-        square, lag, count = jax.tree.map(jnp.zeros_like, forgotten)
+        statistics = (self.gradient_square, self.lag, self.count)
+        square, lag, count = jax.tree.map(jnp.zeros_like, statistics)
         return self._replace(gradient_square=square, lag=lag, count=count)
 
 
@@ -66,7 +66,7 @@ class _Seen(NamedTuple):
     position: jax.Array
     norm: jax.Array
     radial: Radial | None
-    lag: jax.Array
+    lag_slope: jax.Array | None
     minus_squares: jax.Array
     anchor: Any
     tail: Any
@@ -145,9 +145,11 @@ def track_displacement(
       \psi = E[r] / E|r|, \qquad
       f_{t+1} = \min(f_t + \max(1 - 8 \psi, 0),\ \max(t - 300, 0))
 
-    All weights, and all rates of the links behind, go by the :math:`t - f_t` steps that are left,
-    the age of the run. On problems that do not change :math:`\psi` is nearly 1 after the first few
-    hundred steps, and nothing is forgotten.
+    The means, here and in the links behind, and the rates at which step sizes change, go by the
+    :math:`t - f_t` steps that are left, the age of the run. Where minibatches are drawn from the
+    same data :math:`\psi` is nearly 1 after the first few hundred steps, and little or nothing is
+    forgotten. Where gradients are exact the loss may fall that way for long, and the start of the
+    run is forgotten as well.
 
     The longer the run, the less a single step tells about it. Every step is a sample until step
     2,047, then one of three until step 4,095, and so on until one of nine from step 8,192 on, at
@@ -288,17 +290,19 @@ def track_displacement(
                 )
                 means = (means[0], _pull(point, params, weight))
             with_point = [(updates, point), (displacement, point)] if radial else []
-            behind = jax.tree.map(lambda p, y: p.astype(y.dtype) - y, params, point)
-            with_behind = [(updates, behind)] if forgets else []
+            with_ahead = []
+            if forgets:
+                ahead = jax.tree.map(lambda p, y: p.astype(y.dtype) - y, params, point)
+                with_ahead = [(updates, ahead)]
             slope_dot, square, *others, point_square, minus_squares = layout.apart.inners(
                 (updates, displacement),
                 (displacement, displacement),
                 *with_point,
-                *with_behind,
+                *with_ahead,
                 (point, point),
                 squares(),
             )
-            along_point, along_behind = others[: len(with_point)], others[len(with_point) :]
+            along_point, along_ahead = others[: len(with_point)], others[len(with_point) :]
             # The loops that write have to wait for all inner products. Where they need not, XLA for
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
@@ -326,7 +330,7 @@ def track_displacement(
                 position,
                 layout.norm(point_square, params),
                 Radial(*along_point, **rest) if radial else None,
-                jnp.sum(jnp.stack(along_behind)) if along_behind else jnp.zeros([], jnp.float32),
+                jnp.sum(along_ahead[0]) if forgets else None,
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )
@@ -338,8 +342,9 @@ def track_displacement(
             nothing = layout.pooled(none)
             zero, driven = jnp.sum(none), minus_squares < 0.0
             along_point = Radial(none, none, none, nothing, driven, zero) if radial else None
-            rest = (along_point, zero, minus_squares, anchor, tail)
-            return _Seen(usable, nothing, nothing, zero, *rest)
+            lag_slope = zero if forgets else None
+            kept = (minus_squares, anchor, tail)
+            return _Seen(usable, nothing, nothing, zero, along_point, lag_slope, *kept)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
         skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))
@@ -379,7 +384,7 @@ def track_displacement(
         stands_for = jnp.where(due & usable, stride, 0).astype(jnp.float32)
         lag = state.lag
         if forgets:
-            lag = _tree.where(stands_for > 0, lag.after(seen.lag, stands_for, count), lag)
+            lag = _tree.where(stands_for > 0, lag.after(seen.lag_slope, stands_for, count), lag)
         sample = Sample(
             update=update,
             slope=seen.slope,

@@ -30,8 +30,8 @@ def metrics(state: Any, per: Per = "tensor") -> dict[str, jax.Array]:
       parameters came) of the displacement of all parameters together, ``count`` (steps
       taken) and ``skipped`` (steps with a gradient that was zero or not finite, or whose squares
       are in float32: of a norm below about 1e-19 or above 1e19), ``forgotten`` (steps at the start
-      that no longer count, because the problem has changed since); and the same four for every
-      tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
+      that no longer count, because the averaged parameters lagged behind); and the same four for
+      every tensor, as ``step_size/dense/kernel``: a scalar, or one value per slice. With
       :func:`decay_outward` (not with ``weight_decay=0``) also ``weight_decay``, units of the base
       step. For
       ``partition`` into several optimizers of this package the scalars are means over them

@@ -276,7 +276,7 @@ def step_multiplicative(
         was_searching = state.searching & (state.scale > 0.0)
         # Rounding lets the parameters fall short of the reach; half of it is good enough.
         searching = was_searching & (travelled < 0.5 * _REACH)
-        search_end = jnp.where(searching, sample.age, state.search_end)
+        search_end = jnp.where(searching, sample.count, state.search_end)
         # What would move parameters by the reach along a direction of unit entries, and after
         # t steps along one of entries of 1/t.
         root_entries = math.sqrt(max(1, _tree.size(sample.update)))
@@ -289,7 +289,7 @@ def step_multiplicative(
         may_grow = searching & (sample.count > 1)
         found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
 
-        elapsed = jnp.maximum(1.0, age - search_end.astype(jnp.float32))
+        elapsed = jnp.clip(count - search_end.astype(jnp.float32), 1.0, age)
         short = jnp.minimum(1.0, _LONG_RUN / age)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         up = jnp.minimum(fastest, upward / elapsed)

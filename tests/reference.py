@@ -182,7 +182,8 @@ def trace(
             w = min(0.5, stride * weight(age, 1.0))
             lag += w * (behind - lag)
             lag_size += w * (abs(behind) - lag_size)
-            wanted = stride * max(1.0 - forgets * lag / max(lag_size, TINY), 0.0)
+            psi = lag / lag_size if lag_size > 0.0 else 1.0
+            wanted = stride * max(1.0 - forgets * psi, 0.0)
             forgotten = min(forgotten + wanted, max(count - least, 0))
         for i in range(n):
             tail[i] = tail[i] + min(1.0, stride * weight(age, tail_power)) * (params[i] - tail[i])
@@ -212,8 +213,8 @@ def trace(
         was_searching = searching and scale > 0.0
         searching = was_searching and travelled < 0.5 * REACH
         if searching:
-            last_search = age
-        elapsed = max(1, age - last_search)
+            last_search = count
+        elapsed = min(max(1, count - last_search), age)
         short = min(1.0, LONG / age)
         blind = math.log(REACH) + math.log(max(scale / math.sqrt(entries) * count, 1e-30))
         moving = list(log_step)
