@@ -50,7 +50,13 @@ def test_a_transformer_that_has_solved_its_task_keeps_what_it_learned(name):
     assert np.sum(read_out > 0.5) <= 1
 
 
-@pytest.mark.parametrize("name", disturbed.PROBLEMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "copies" else name
+        for name in disturbed.PROBLEMS
+    ],
+)
 def test_problems_can_be_run(name):
     problem = disturbed.PROBLEMS[name]()._replace(steps=6)
     adam = functools.partial(with_tail_mean, optax.adam(0.01))

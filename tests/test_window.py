@@ -9,8 +9,8 @@ import pytest
 import parabolic_optax as po
 from parabolic_optax import _age
 
-QUICK, SLOW = (po.parabolic_adamw, po.parabolic_sgd), (po.parabolic_adam, po.parabolic_muon)
-OPTIMIZERS = [*QUICK, *(pytest.param(make, marks=pytest.mark.slow) for make in SLOW)]
+SLOW = (po.parabolic_sgd, po.parabolic_adam, po.parabolic_muon)
+OPTIMIZERS = [po.parabolic_adamw, *(pytest.param(make, marks=pytest.mark.slow) for make in SLOW)]
 
 
 def follow(optimizer, steps, speed):
