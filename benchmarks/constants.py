@@ -88,6 +88,8 @@ CONSTANTS = {
     "_MOST_OWED": Constant(_steps, "largest logarithm that it takes", 0.0),
     "_TIGHTENS": Constant(_steps, "steps until the limit falls", _FOR_EVER),
     "_TIGHT": Constant(_steps, "what it falls to"),
+    "_BEYOND": Constant(_steps, "steps too long that leave it open", 0.0),
+    "_SETTLED": Constant(_steps, "reliable rise that this takes", 1.0),
 }
 
 
@@ -115,7 +117,7 @@ def made(setting: Setting) -> optax.GradientTransformationExtraArgs:
         po.flip_saddles(),
         po.step_multiplicative(
             max_rate=setting["_WAITING_RATE"],
-            limit=_parabolic._LIMIT_OF_DECAYING,
+            limit=_parabolic._LIMIT,
             **of(po.step_multiplicative),
         ),
     )

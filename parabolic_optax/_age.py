@@ -49,6 +49,10 @@ class Lag(NamedTuple):
         most = jnp.maximum(count - _LEAST, 0).astype(jnp.float32)
         return Lag(mean, size, jnp.minimum(forgotten, most))
 
+    def signal(self) -> jax.Array:
+        """Mean slope over its mean size, and 1 where nothing was seen yet."""
+        return _signal(self.slope, self.slope_size)
+
     def age(self, count: jax.Array) -> jax.Array:
         """Number of steps that count, when so many have been taken."""
         return count - self.forgotten.astype(count.dtype)
@@ -66,8 +70,11 @@ def lag_kernel(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
       parameters, since the tail is then the better of the two; at most 9. 0 where nothing was
       seen yet.
     """
-    signal = jnp.where(slope_size > 0.0, _tree.ratio(slope, slope_size), 1.0)
-    return jnp.maximum(1.0 - _FORGETS * signal, 0.0)
+    return jnp.maximum(1.0 - _FORGETS * _signal(slope, slope_size), 0.0)
+
+
+def _signal(slope: jax.Array, slope_size: jax.Array) -> jax.Array:
+    return jnp.where(slope_size > 0.0, _tree.ratio(slope, slope_size), 1.0)
 
 
 def within(count: jax.Array, window: float | jax.Array) -> jax.Array:

@@ -395,6 +395,7 @@ def track_displacement(
             usable=usable,
             norm=seen.norm,
             radial=seen.radial,
+            settled=lag.signal() if forgets else None,
         )
         return sample, TrackDisplacementState(
             base=base_state,

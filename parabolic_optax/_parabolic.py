@@ -17,9 +17,9 @@ from parabolic_optax._types import Per
 # Growth of the steps that these directions bear: Adam's as it is, and those of which coordinates
 # wait. Muon's go too far on small networks with more than 0.05.
 _ADAM_RATE, _WAITING_RATE = 0.07, 0.1
-# Largest early steps of scaled directions, in root mean squares of the parameters: without decay,
-# and with it, with which physics-informed networks and softmax regression want longer ones.
-_LIMIT, _LIMIT_OF_DECAYING = 0.3, 1.0
+# Largest early steps of scaled directions, in root mean squares of the parameters: physics-informed
+# networks and softmax regression want steps as long as that.
+_LIMIT = 1.0
 # A multiplier that stays below this was meant to be a learning rate.
 _SMALL_MULTIPLIER = 0.1
 # Where a schedule is looked at; a warm-up may be long.
@@ -96,10 +96,10 @@ def parabolic(
         or that of all, as `per` says), as in :func:`track_displacement`. Adam's, Muon's and
         Lion's directions need no such thing; momentum does.
       limit: largest norm of a step whose entries are all 1, in that of the parameters, as in
-        :func:`step_multiplicative`, and max(100/t, 0.1) in step t: 0.3, or 1 with a decay, for
-        directions whose entries are about 1 at most, as Adam's, Muon's and Lion's. Without it,
-        steps may grow without end where data are memorized to the last bit. None is none, and those
-        numbers where gradients are normalized.
+        :func:`step_multiplicative`, and less later, down to a tenth: 1 for directions whose entries
+        are about 1 at most, as Adam's, Muon's and Lion's. Without it, steps may grow without end
+        where data are memorized to the last bit. None is none, and 1 where gradients are
+        normalized.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -169,9 +169,10 @@ def parabolic_adam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a learning rate: :func:`parabolic` over ``optax.scale_by_adam``.
 
-    Where there are matrices, a step is at most 0.3 times as long as the parameters if all entries
-    of the direction are 1 (`limit` of :func:`step_multiplicative`); as long as they with the decay
-    of :func:`parabolic_adamw` and the others; in step t at most max(100/t, 0.1) times.
+    Where there are matrices, a step is at most as long as the parameters if all entries of the
+    direction are 1, with :func:`parabolic_adamw` and the others as well; later at most a tenth of
+    that, but where the parabola has seen longer ones to be too long (`limit` of
+    :func:`step_multiplicative`).
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged
     parameters), 16 bytes per parameter, in half precision as well; 12 with ``tail_power=None`` or
@@ -475,7 +476,7 @@ def _chain(
     """:func:`parabolic` of a base that is known to point like the gradient."""
     _check_multiplier(learning_rate)
     if limit is None and scaled:
-        limit = _LIMIT if decay is None else _LIMIT_OF_DECAYING
+        limit = _LIMIT
     return optax.chain(
         _directions.track_displacement(
             base,

@@ -29,10 +29,14 @@ _MOST_OWED = 1.0
 # no faster than 1/sqrt(t): averaging has removed most of the noise by then, and steps that shrink
 # too fast would keep the averaged parameters from moving on.
 _LONG_RUN = 1000.0
-# The limit falls like this over t, and to this in the end. Early steps may be long, since little
-# can be lost; late ones are this long only where gradients have nearly vanished, and the first one
-# of usual size would throw away what was learned.
+# The share of the limit that is open to steps falls like this over t, and to this in the end. Early
+# steps may be long, since little can be lost; late ones that nothing holds back grow only because
+# gradients have nearly vanished, and the first one of usual size would throw away what was learned.
 _TIGHTENS, _TIGHT = 100.0, 0.1
+# Where the parabola says that steps were too long, its minimum has been seen, and steps up to so
+# many times as long are within what is known. But only where the loss also rises, this reliably, on
+# the way from the mean that is read out: where the problem changes, every change looks like that.
+_BEYOND, _SETTLED = 1.5, 0.6
 
 
 class MultiplicativeState(NamedTuple):
@@ -49,6 +53,7 @@ class MultiplicativeState(NamedTuple):
       searching: whether the search goes on, bool scalar.
       owed: what the brake has taken off the logarithm of each step size, neither given back nor
         forgotten, float32 of shape [n].
+      open_share: share of the limit that is open to each step size, float32 of shape [n].
     """
 
     log_step: jax.Array
@@ -58,6 +63,7 @@ class MultiplicativeState(NamedTuple):
     search_end: jax.Array
     searching: jax.Array
     owed: jax.Array
+    open_share: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
         return {"step_size": jnp.exp(self.log_step)}
@@ -68,6 +74,7 @@ class MultiplicativeState(NamedTuple):
             search_end=jnp.zeros_like(self.search_end),
             travelled=jnp.zeros_like(self.travelled),
             owed=jnp.zeros_like(self.owed),
+            open_share=jnp.ones_like(self.open_share),
         )
 
 
@@ -136,6 +143,37 @@ def search_kernel(
     return jnp.where(still, jnp.minimum(found, limit), found)
 
 
+def open_kernel(
+    share: jax.Array,
+    used: jax.Array,
+    drive: jax.Array,
+    settled: jax.Array,
+    count: jax.Array,
+    stride: jax.Array,
+) -> jax.Array:
+    """Share of the limit that is open to a step size, one parabola.
+
+    Args:
+      share: that before, scalar.
+      used: step size in units of the limit, scalar.
+      drive: wanted direction of change, negative for a shorter step; scalar.
+      settled: how reliably the loss rises from the mean that is read out to the parameters, scalar.
+      count: number of steps so far, scalar.
+      stride: number of steps that the sample stands for, scalar.
+
+    Returns:
+      The share, less by 1/t beyond step 100; where the loss rises on that way by 0.6 of its mean
+      size, and the step is to be shorter, at least 1.5 times what is used; where the loss rises by
+      less, at most 100/t. Always at least 1/10 and at most 1.
+    """
+    later = jnp.maximum(count + stride, _TIGHTENS)
+    faded = share * jnp.maximum(count, _TIGHTENS) / later
+    seen = jnp.where(drive < 0.0, _BEYOND * used, 0.0)
+    known = jnp.maximum(faded, seen)
+    unknown = jnp.minimum(faded, _TIGHTENS / later)
+    return jnp.clip(jnp.where(settled > _SETTLED, known, unknown), _TIGHT, 1.0)
+
+
 def step_multiplicative(
     *,
     initial_step: float = 1e-6,
@@ -191,7 +229,20 @@ def step_multiplicative(
 
     A limit keeps steps short in proportion to the parameters, since gradients nearly vanish once
     data are memorized, or a task is solved. Steps then grow to make up for it, and one gradient of
-    usual size would throw the network away.
+    usual size would throw the network away. With a limit :math:`L` the step size stays below
+    :math:`L c_t |W| / \sqrt n`, where :math:`|W|` is the norm of the matrices, n the number of all
+    entries, and :math:`c_1 = 1` what is open:
+
+    .. math::
+      c_{t+1} = \mathrm{clip}\left(\max\left(\frac{\max(t, 100)}{\max(t+1, 100)} c_t,\
+        \frac{3}{2} \frac{\sqrt n \eta_t}{L |W|} [\phi_t > 0]\right), \tfrac{1}{10}, 1\right)
+
+    So where steps only ever grow, the limit falls to a tenth; where the parabola says that a step
+    was too long, it has seen the minimum, and steps near that one stay open. But where a problem
+    changes, every change makes steps look too long. So this holds only where the loss also rises,
+    in the mean by 0.6 of its mean size, on the way from the mean that is read out to the parameters
+    (`settled` of the :class:`Sample`; not where it is not known). Elsewhere :math:`c_{t+1}` is
+    :math:`\max(100/(t+1), 1/10)` at most.
 
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
@@ -200,16 +251,15 @@ def step_multiplicative(
         beyond step 1,000.
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss. 0 is none.
-      limit: largest norm of a step whose entries are all 1, in that of the matrices (or what
-        it is taken to be at least at init); in step t, counted from a :func:`reset`, no more than
-        max(100/t, 0.1) all the same.
+      limit: :math:`L`: largest norm of a step whose entries are all 1, in that of the matrices (or
+        what it is taken to be at least at init). t counts from a :func:`reset`.
         Vectors and scalars alone memorize little and have none, so that a narrow valley may be
         followed with long steps. None is no limit: for directions whose entries are not about 1 at
         most, such as raw gradients.
       per: granularity of the parabolas; the same as the tracker's.
 
     Returns:
-      A link from :class:`Parabola` to updates in the parameters' types. Its state is three float32
+      A link from :class:`Parabola` to updates in the parameters' types. Its state is four float32
       numbers per parabola and four scalars.
 
     Raises:
@@ -260,6 +310,7 @@ def step_multiplicative(
             search_end=jnp.zeros([], jnp.int32),
             searching=jnp.array(True),
             owed=jnp.zeros(layout.size, jnp.float32),
+            open_share=jnp.ones(layout.size, jnp.float32),
         )
 
     def update(
@@ -302,13 +353,26 @@ def step_multiplicative(
         )
         owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
         longer = state.log_step + change
+        open_share = state.open_share
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
-            share = jnp.minimum(_tree.as_float32(limit)[0], jnp.maximum(_TIGHT, _TIGHTENS / count))
-            most = share * jnp.maximum(sample.norm, state.scale) / root_entries
-            longer = jnp.minimum(longer, jnp.log(jnp.maximum(most, 1e-30)))
+            most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
+            used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
+            settled = 0.0 if sample.settled is None else sample.settled
+            when = settled, count, sample.stride
+            open_share = jax.vmap(lambda share, u, d: open_kernel(share, u, d, *when))(
+                open_share, used, drive
+            )
+            longer = jnp.minimum(longer, jnp.log(jnp.maximum(open_share * most, 1e-30)))
         log_step = jnp.where(was_searching, found, longer)
         new = MultiplicativeState(
-            log_step, state.log_step, state.scale, travelled, search_end, searching, owed
+            log_step,
+            state.log_step,
+            state.scale,
+            travelled,
+            search_end,
+            searching,
+            owed,
+            open_share,
         )
 
         # With the step size of the previous sample, the loop over the parameters waits for the

@@ -72,6 +72,9 @@ class Sample(NamedTuple):
       decay: decoupled weight decay, in units of the base step; float32 of shape [m], or None
         where there is none; m as in :class:`Radial`.
       inward_decay: the same, of those coordinates alone that the step brings nearer to zero.
+      settled: mean slope on the way from the mean that is read out to the parameters, over its mean
+        size, in [-1, 1]: near 1 where they go round a minimum, low where that mean lags behind;
+        float32 scalar, or None where it is not known.
     """
 
     update: Any
@@ -85,6 +88,7 @@ class Sample(NamedTuple):
     radial: Radial | None = None
     decay: jax.Array | None = None
     inward_decay: jax.Array | None = None
+    settled: jax.Array | None = None
 
 
 class Parabola(NamedTuple):

@@ -138,7 +138,7 @@ def trace(
     decline=1.0,
     max_rate=0.05,
     brake=0.1,
-    limit=0.3,
+    limit=1.0,
     dense=1024,
     forgets=8.0,
     least=300,
@@ -151,7 +151,7 @@ def trace(
     adam = Adam(params)
     mean_s, mean_size, mean_x = [0.0] * (n + 1), [0.0] * (n + 1), [0.0] * (n + 1)
     log_step = [math.log(initial_step)] * n
-    before, owed = list(log_step), [0.0] * n
+    before, owed, opened = list(log_step), [0.0] * n, [1.0] * n
     scale = norm_of(params)
     ranks = [min(p.shape[-1], p.size // max(1, p.shape[-1])) for p in params if p.ndim > 1]
     if ranks:
@@ -175,6 +175,7 @@ def trace(
             continue
         read_out = params if count == 1 else tail
         norm = norm_of(read_out)
+        psi = 0.0
         if window is None:
             behind = sum(
                 float(np.sum(g * (p - y))) for g, p, y in zip(grads, params, read_out, strict=True)
@@ -243,9 +244,14 @@ def trace(
                 owed[i] *= count / (count + stride)
                 log_step[i] += change
                 if limit is not None and ranks:
-                    share = min(limit, max(0.1, 100.0 / count))
-                    most = share * max(norm, scale) / math.sqrt(entries)
-                    log_step[i] = min(log_step[i], math.log(most))
+                    most = limit * max(norm, scale) / math.sqrt(entries)
+                    opened[i] *= max(count, 100) / max(count + stride, 100)
+                    if psi <= 0.6:
+                        opened[i] = min(opened[i], 100 / max(count + stride, 100))
+                    elif drive < 0.0:
+                        opened[i] = max(opened[i], 1.5 * math.exp(moving[i]) / most)
+                    opened[i] = min(max(opened[i], 0.1), 1.0)
+                    log_step[i] = min(log_step[i], math.log(opened[i] * most))
         before, travelled_before = moving, travelled
         rows.append(
             {
