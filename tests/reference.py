@@ -81,6 +81,16 @@ def multiplicative(drive, surprise, owed, stride, up, down, fastest, brake):
     return change - taken + back, owed + taken - back
 
 
+def open_share(share, used, drive, settled, count, stride):
+    later = max(count + stride, 100)
+    share *= max(count, 100) / later
+    if settled <= 0.6:
+        share = min(share, 100 / later)
+    elif drive < 0.0:
+        share = max(share, 1.5 * used)
+    return min(max(share, 0.1), 1.0)
+
+
 def search(log_step, before, travelled, travelled_before, blind):
     found = log_step + math.log(16.0)
     if travelled > 0.0:
@@ -245,12 +255,8 @@ def trace(
                 log_step[i] += change
                 if limit is not None and ranks:
                     most = limit * max(norm, scale) / math.sqrt(entries)
-                    opened[i] *= max(count, 100) / max(count + stride, 100)
-                    if psi <= 0.6:
-                        opened[i] = min(opened[i], 100 / max(count + stride, 100))
-                    elif drive < 0.0:
-                        opened[i] = max(opened[i], 1.5 * math.exp(moving[i]) / most)
-                    opened[i] = min(max(opened[i], 0.1), 1.0)
+                    used = math.exp(moving[i]) / most
+                    opened[i] = open_share(opened[i], used, drive, psi, count, stride)
                     log_step[i] = min(log_step[i], math.log(opened[i] * most))
         before, travelled_before = moving, travelled
         rows.append(

@@ -98,6 +98,21 @@ def test_brake_is_bounded_and_given_back():
 
 @few
 @given(
+    st.floats(0.125, 1.0, width=32),
+    st.floats(0.0, 1.0, width=32, allow_subnormal=False),
+    st.sampled_from([-0.5, 0.0, 0.5]),
+    st.sampled_from([-1.0, 0.5, 0.7, 1.0]),
+    st.sampled_from([1.0, 99.0, 150.0, 3000.0]),
+    st.sampled_from([1.0, 9.0]),
+)
+def test_open_kernel_matches_its_twin(share, used, drive, settled, count, stride):
+    arguments = share, used, drive, settled, count, stride
+    got = _steps.open_kernel(*f32(*arguments))
+    np.testing.assert_allclose(got, reference.open_share(*arguments), rtol=1e-5)
+
+
+@few
+@given(
     st.floats(-20.0, 0.0, width=32, allow_subnormal=False),
     st.floats(-20.0, 0.0, width=32, allow_subnormal=False),
     st.floats(0.0, 10.0, width=32, allow_subnormal=False),
