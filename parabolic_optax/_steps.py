@@ -230,18 +230,18 @@ def step_multiplicative(
     A limit keeps steps short in proportion to the parameters, since gradients nearly vanish once
     data are memorized, or a task is solved. Steps then grow to make up for it, and one gradient of
     usual size would throw the network away. With a limit :math:`L` the step size stays below
-    :math:`L c_t |W| / \sqrt n`, where :math:`|W|` is the norm of the matrices, n the number of all
-    entries, and :math:`c_1 = 1` what is open:
+    :math:`L a_t |W| / \sqrt n`, where :math:`|W|` is the norm of the matrices, n the number of all
+    entries, and :math:`a_1 = 1` the share that is open:
 
     .. math::
-      c_{t+1} = \mathrm{clip}\left(\max\left(\frac{\max(t, 100)}{\max(t+1, 100)} c_t,\
+      a_{t+1} = \mathrm{clip}\left(\max\left(\frac{\max(t, 100)}{\max(t+1, 100)} a_t,\
         \frac{3}{2} \frac{\sqrt n \eta_t}{L |W|} [\phi_t > 0]\right), \tfrac{1}{10}, 1\right)
 
     So where steps only ever grow, the limit falls to a tenth; where the parabola says that a step
     was too long, it has seen the minimum, and steps near that one stay open. But where a problem
     changes, every change makes steps look too long. So this holds only where the loss also rises,
     in the mean by 0.6 of its mean size, on the way from the mean that is read out to the parameters
-    (`settled` of the :class:`Sample`; not where it is not known). Elsewhere :math:`c_{t+1}` is
+    (`settled` of the :class:`Sample`; not where it is not known). Elsewhere :math:`a_{t+1}` is
     :math:`\max(100/(t+1), 1/10)` at most.
 
     Args:
