@@ -357,7 +357,7 @@ def step_multiplicative(
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
             most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
             used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
-            settled = 0.0 if sample.settled is None else sample.settled
+            settled = jnp.zeros([]) if sample.settled is None else sample.settled
             when = settled, count, sample.stride
             open_share = jax.vmap(lambda share, u, d: open_kernel(share, u, d, *when))(
                 open_share, used, drive
