@@ -89,7 +89,7 @@ CONSTANTS = {
     "_TIGHTENS": Constant(_steps, "steps until the limit falls", _FOR_EVER),
     "_TIGHT": Constant(_steps, "what it falls to"),
     "_BEYOND": Constant(_steps, "steps too long that leave it open", 0.0),
-    "_SETTLED": Constant(_steps, "reliable rise that this takes", 1.0),
+    "_SETTLED": Constant(_steps, "reliable rise that this takes", -2.0),
 }
 
 
@@ -124,7 +124,7 @@ def made(setting: Setting) -> optax.GradientTransformationExtraArgs:
 
     def within(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **extra: Any) -> Any:
-            with _replaced(setting):
+            with replaced(setting):
                 return function(*arguments, **extra)
 
         return run
@@ -133,7 +133,7 @@ def made(setting: Setting) -> optax.GradientTransformationExtraArgs:
 
 
 @contextlib.contextmanager
-def _replaced(setting: Setting) -> Iterator[None]:
+def replaced(setting: Setting) -> Iterator[None]:
     """The constants of modules, while what uses them is traced."""
     with contextlib.ExitStack() as stack:
         for name, constant in CONSTANTS.items():

@@ -40,14 +40,18 @@ class Lag(NamedTuple):
         zero = jnp.zeros([], jnp.float32)
         return cls(zero, zero + 0.0, zero + 0.0)
 
-    def after(self, slope: jax.Array, stride: jax.Array, count: jax.Array) -> "Lag":
-        """Takes in the slope in a sample that stands for so many steps, the last one the count."""
-        weight = _tree.sample_weight(stride, self.age(count), _MEMORY, most=0.5)
+    def after(self, slope: jax.Array, stride: jax.Array, age: jax.Array) -> "Lag":
+        """Takes in the slope in a sample that stands for so many steps, at this age of the run."""
+        weight = _tree.sample_weight(stride, age, _MEMORY, most=0.5)
         mean = self.slope + weight * (slope - self.slope)
         size = self.slope_size + weight * (jnp.abs(slope) - self.slope_size)
-        forgotten = self.forgotten + stride * lag_kernel(mean, size)
+        return Lag(mean, size, self.forgotten)
+
+    def forgetting(self, stride: jax.Array, count: jax.Array) -> "Lag":
+        """Forgets what the means ask for, in so many steps, the last one the count."""
+        forgotten = self.forgotten + stride * lag_kernel(self.slope, self.slope_size)
         most = jnp.maximum(count - _LEAST, 0).astype(jnp.float32)
-        return Lag(mean, size, jnp.minimum(forgotten, most))
+        return self._replace(forgotten=jnp.minimum(forgotten, most))
 
     def signal(self) -> jax.Array:
         """Mean slope over its mean size, and 1 where nothing was seen yet."""

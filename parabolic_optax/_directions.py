@@ -30,8 +30,8 @@ class TrackDisplacementState(NamedTuple):
       tail: running mean of the recent parameters for evaluation; None where not kept.
       gradient_square: running mean of the mean squares of the gradients, squared gradient units;
         float32 of shape [n], or None where they are not normalized.
-      lag: whether the tail lags behind, and what is forgotten for that; zeros where no tail is kept
-        or a window is given.
+      lag: whether the tail lags behind, and, without a window, what is forgotten for that; zeros
+        where no tail is kept.
       count: number of steps taken, int32 scalar.
       skipped: number of steps whose gradient was zero, or an inner product not finite;
         int32 scalar.
@@ -229,7 +229,7 @@ def track_displacement(
             f" got {jnp.dtype(mean_dtype)}."
         )
     base = optax.with_extra_args_support(base)
-    forgets = window is None and tail_power is not None
+    looks_ahead = tail_power is not None
 
     def init(params: Any) -> TrackDisplacementState:
         _checks.floating(params)
@@ -291,7 +291,7 @@ def track_displacement(
                 means = (means[0], _pull(point, params, weight))
             with_point = [(updates, point), (displacement, point)] if radial else []
             with_ahead = []
-            if forgets:
+            if looks_ahead:
                 ahead = jax.tree.map(lambda p, y: p.astype(y.dtype) - y, params, point)
                 with_ahead = [(updates, ahead)]
             slope_dot, square, *others, point_square, minus_squares = layout.apart.inners(
@@ -330,7 +330,7 @@ def track_displacement(
                 position,
                 layout.norm(point_square, params),
                 Radial(*along_point, **rest) if radial else None,
-                jnp.sum(along_ahead[0]) if forgets else None,
+                jnp.sum(along_ahead[0]) if looks_ahead else None,
                 minus_squares,
                 *_tree.where(usable, means, (anchor, tail)),
             )
@@ -342,7 +342,7 @@ def track_displacement(
             nothing = layout.pooled(none)
             zero, driven = jnp.sum(none), minus_squares < 0.0
             along_point = Radial(none, none, none, nothing, driven, zero) if radial else None
-            lag_slope = zero if forgets else None
+            lag_slope = zero if looks_ahead else None
             kept = (minus_squares, anchor, tail)
             return _Seen(usable, nothing, nothing, zero, along_point, lag_slope, *kept)
 
@@ -383,8 +383,11 @@ def track_displacement(
         update, base_state = _tree.choose(usable, go, stay, state.base)
         stands_for = jnp.where(due & usable, stride, 0).astype(jnp.float32)
         lag = state.lag
-        if forgets:
-            lag = _tree.where(stands_for > 0, lag.after(seen.lag_slope, stands_for, count), lag)
+        if looks_ahead:
+            seen_lag = lag.after(seen.lag_slope, stands_for, age)
+            if window is None:
+                seen_lag = seen_lag.forgetting(stands_for, count)
+            lag = _tree.where(stands_for > 0, seen_lag, lag)
         sample = Sample(
             update=update,
             slope=seen.slope,
@@ -395,7 +398,7 @@ def track_displacement(
             usable=usable,
             norm=seen.norm,
             radial=seen.radial,
-            settled=lag.signal() if forgets else None,
+            settled=lag.signal() if looks_ahead else None,
         )
         return sample, TrackDisplacementState(
             base=base_state,

@@ -17,8 +17,8 @@ from parabolic_optax._types import Per
 # Growth of the steps that these directions bear: Adam's as it is, and those of which coordinates
 # wait. Muon's go too far on small networks with more than 0.05.
 _ADAM_RATE, _WAITING_RATE = 0.07, 0.1
-# Largest early steps of scaled directions, in root mean squares of the parameters: physics-informed
-# networks and softmax regression want steps as long as that.
+# Largest early steps of scaled directions, in root mean squares of the parameters. With decay,
+# physics-informed networks and softmax regression want steps as long as that.
 _LIMIT = 1.0
 # A multiplier that stays below this was meant to be a learning rate.
 _SMALL_MULTIPLIER = 0.1
@@ -96,10 +96,10 @@ def parabolic(
         or that of all, as `per` says), as in :func:`track_displacement`. Adam's, Muon's and
         Lion's directions need no such thing; momentum does.
       limit: largest norm of a step whose entries are all 1, in that of the parameters, as in
-        :func:`step_multiplicative`, and less later, down to a tenth: 1 for directions whose entries
-        are about 1 at most, as Adam's, Muon's and Lion's. Without it, steps may grow without end
-        where data are memorized to the last bit. None is none, and 1 where gradients are
-        normalized.
+        :func:`step_multiplicative`, and less later, down to a tenth of it: 1 for directions whose
+        entries are about 1 at most, as Adam's, Muon's and Lion's. Without it, steps may grow
+        without end where data are memorized to the last bit. None is none, and 1 where gradients
+        are normalized.
 
     Returns:
       A transformation that needs ``update(grads, state, params)``; extra arguments reach
@@ -171,7 +171,7 @@ def parabolic_adam(
 
     Where there are matrices, a step is at most as long as the parameters if all entries of the
     direction are 1, with :func:`parabolic_adamw` and the others as well; later at most a tenth of
-    that, but where the parabola has seen longer ones to be too long (`limit` of
+    that, except where the parabola has seen longer ones to be too long (`limit` of
     :func:`step_multiplicative`).
 
     State: four buffers like the parameters (two of Adam, the running mean, the averaged

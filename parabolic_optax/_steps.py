@@ -230,19 +230,23 @@ def step_multiplicative(
     A limit keeps steps short in proportion to the parameters, since gradients nearly vanish once
     data are memorized, or a task is solved. Steps then grow to make up for it, and one gradient of
     usual size would throw the network away. With a limit :math:`L` the step size stays below
-    :math:`L a_t |W| / \sqrt n`, where :math:`|W|` is the norm of the matrices, n the number of all
-    entries, and :math:`a_1 = 1` the share that is open:
+    :math:`L a_t |W| / \sqrt n` once the search is over, where :math:`|W|` is the norm of the
+    matrices, of their mean that is read out or at init, the larger of the two, n the number of all
+    entries, and :math:`a_t` the share that is open, 1 at the start and after a :func:`reset`. In a
+    sample that stands for k steps
 
     .. math::
-      a_{t+1} = \mathrm{clip}\left(\max\left(\frac{\max(t, 100)}{\max(t+1, 100)} a_t,\
-        \frac{3}{2} \frac{\sqrt n \eta_t}{L |W|} [\phi_t > 0]\right), \tfrac{1}{10}, 1\right)
+      a_{t+k} = \begin{cases}
+        \max\left(\frac{\max(t, 100)}{\max(t+k, 100)} a_t,\
+          \frac{3}{2} \frac{\sqrt n \eta_t}{L |W|} [\phi_t > 0]\right) & \psi_t > 0.6 \\
+        \min\left(\frac{\max(t, 100)}{\max(t+k, 100)} a_t,\ \frac{100}{t+k}\right) & \text{else}
+      \end{cases}
 
-    So where steps only ever grow, the limit falls to a tenth; where the parabola says that a step
-    was too long, it has seen the minimum, and steps near that one stay open. But where a problem
-    changes, every change makes steps look too long. So this holds only where the loss also rises,
-    in the mean by 0.6 of its mean size, on the way from the mean that is read out to the parameters
-    (`settled` of the :class:`Sample`; not where it is not known). Elsewhere :math:`a_{t+1}` is
-    :math:`\max(100/(t+1), 1/10)` at most.
+    and at least 1/10, at most 1. So where steps only ever grow, the limit falls to a tenth; where
+    the parabola says that a step was too long, it has seen the minimum, and steps near that one
+    stay open. But where a problem changes, every change makes steps look too long. So this holds
+    only where the loss also rises on the way from the mean that is read out to the parameters:
+    :math:`\psi` is `settled` of the :class:`Sample`, and 0 where that is not known.
 
     Args:
       initial_step: :math:`\eta_1`, parameter units per unit of the base step.
@@ -252,7 +256,7 @@ def step_multiplicative(
       max_rate: :math:`\rho_0`.
       brake: :math:`c`: reaction to a sudden rise of the loss. 0 is none.
       limit: :math:`L`: largest norm of a step whose entries are all 1, in that of the matrices (or
-        what it is taken to be at least at init). t counts from a :func:`reset`.
+        what it is taken to be at least at init).
         Vectors and scalars alone memorize little and have none, so that a narrow valley may be
         followed with long steps. None is no limit: for directions whose entries are not about 1 at
         most, such as raw gradients.
@@ -357,7 +361,7 @@ def step_multiplicative(
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
             most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
             used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
-            settled = jnp.zeros([]) if sample.settled is None else sample.settled
+            settled = jnp.zeros([], jnp.float32) if sample.settled is None else sample.settled
             when = settled, count, sample.stride
             open_share = jax.vmap(lambda share, u, d: open_kernel(share, u, d, *when))(
                 open_share, used, drive

@@ -185,15 +185,14 @@ def trace(
             continue
         read_out = params if count == 1 else tail
         norm = norm_of(read_out)
-        psi = 0.0
+        behind = sum(
+            float(np.sum(g * (p - y))) for g, p, y in zip(grads, params, read_out, strict=True)
+        )
+        w = min(0.5, stride * weight(age, 1.0))
+        lag += w * (behind - lag)
+        lag_size += w * (abs(behind) - lag_size)
+        psi = lag / lag_size if lag_size > 0.0 else 1.0
         if window is None:
-            behind = sum(
-                float(np.sum(g * (p - y))) for g, p, y in zip(grads, params, read_out, strict=True)
-            )
-            w = min(0.5, stride * weight(age, 1.0))
-            lag += w * (behind - lag)
-            lag_size += w * (abs(behind) - lag_size)
-            psi = lag / lag_size if lag_size > 0.0 else 1.0
             wanted = stride * max(1.0 - forgets * psi, 0.0)
             forgotten = min(forgotten + wanted, max(count - least, 0))
         for i in range(n):
@@ -235,6 +234,10 @@ def trace(
             curvature = pooled[i] * mean_size[i] / max(mean_x[i], TINY)
             aim = flip(curvature, offset[i])
             drive = float(np.sign(aim)) * abs(pooled[i])
+            if limit is not None and ranks:
+                most = limit * max(norm, scale) / math.sqrt(entries)
+                used = math.exp(moving[i]) / most
+                opened[i] = open_share(opened[i], used, drive, psi, count, stride)
             if was_searching:
                 found = search(log_step[i], before[i], travelled, travelled_before, blind)
                 if not searching or count == 1:
@@ -254,9 +257,6 @@ def trace(
                 owed[i] *= count / (count + stride)
                 log_step[i] += change
                 if limit is not None and ranks:
-                    most = limit * max(norm, scale) / math.sqrt(entries)
-                    used = math.exp(moving[i]) / most
-                    opened[i] = open_share(opened[i], used, drive, psi, count, stride)
                     log_step[i] = min(log_step[i], math.log(opened[i] * most))
         before, travelled_before = moving, travelled
         rows.append(

@@ -60,12 +60,32 @@ def changing(optimizer, steps=900):
     return jax.lax.scan(step, carry, (jnp.arange(steps), noise))[0][0]
 
 
+def limited(setting, steps=900):
+    """Step sizes that grow, but were found too long for a while."""
+    params, one = jnp.array([[3.0, -4.0, 0.0, 0.0]]), jnp.ones(1)
+    counts = jnp.arange(1, steps + 1, dtype=jnp.int32)
+    with constants.replaced(setting):
+        rule = po.step_multiplicative(limit=1.0)
+
+        def step(state, count):
+            yes, norm = jnp.array(True), jnp.float32(5.0)
+            sample = po.Sample(params, one, one, count, count, jnp.float32(1.0), yes, norm)
+            signal = jnp.where((count > 300) & (count <= 320), one, -one)
+            parabola = po.Parabola(sample._replace(settled=0.9), one, -signal, signal, one)
+            state = rule.update(parabola, state, params)[1]
+            return state, state.log_step
+
+        start = rule.init(params)._replace(searching=jnp.array(False), log_step=one)
+        return jax.lax.scan(step, start, counts)[1]
+
+
 @pytest.fixture(scope="module")
 def ends():
-    def both(setting):
-        return trained(constants.made(setting), 1100), changing(constants.made(setting))
+    def all_of_them(setting):
+        made = constants.made(setting)
+        return trained(made, 1100), changing(made), limited(setting)
 
-    run = jax.jit(both)
+    run = jax.jit(all_of_them)
     return {name: run(setting) for name, setting in constants.settings()}
 
 
