@@ -21,6 +21,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Compiling these takes a good part of the time of all others together.
 COSTLY = (
     "bible",
+    "continued",
+    "adapted",
+    "continual",
     "austen",
     "digits_vit",
     "cart_pole",
