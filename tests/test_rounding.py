@@ -132,7 +132,10 @@ def network(width=64):
     return params, lambda p: jnp.mean((jnp.tanh(x @ p["u"]) @ p["v"] - y) ** 2)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("adam", "sgd") else ()) for n in OPTIMIZERS],
+)
 def test_run_is_like_one_with_wide_means(name):
     params, loss = network()
     ends = []

@@ -95,7 +95,9 @@ def test_a_start_at_zero_far_from_its_own_unit_is_made_up_for():
     np.testing.assert_allclose(params, wanted, atol=1e-8)
 
 
-@pytest.mark.parametrize("make", [po.parabolic_adam, po.parabolic_sgd])
+@pytest.mark.parametrize(
+    "make", [po.parabolic_adam, pytest.param(po.parabolic_sgd, marks=pytest.mark.slow)]
+)
 def test_a_bias_in_another_unit_sets_no_scale(make):
     """It may have been set to the mean of the targets, as is good practice."""
 
