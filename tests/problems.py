@@ -45,3 +45,23 @@ def train(optimizer, loss, params, steps, read=lambda params, state: None):
 
     carry = (params, optimizer.init(params))
     return jax.jit(lambda carry: jax.lax.scan(step, carry, None, steps))(carry)
+
+
+def step_sizes(rule, params, norm, signals, settled=1.0, first=0.02):
+    """Those of one parabola, past the search for the scale, that is told these signals."""
+    signals, one = jnp.asarray(signals), jnp.ones(1)
+    counts = jnp.arange(1, len(signals) + 1, dtype=jnp.int32)
+
+    def step(state, seen):
+        count, signal, settled = seen
+        yes, norm_now = jnp.array(True), jnp.float32(norm)
+        sample = po.Sample(params, one, one, count, count, jnp.float32(1.0), yes, norm_now)
+        sample = sample._replace(settled=settled)
+        parabola = po.Parabola(sample, one, -signal * one, signal * one, one)
+        state = rule.update(parabola, state, params)[1]
+        return state, jnp.exp(state.log_step[0])
+
+    start = rule.init(params)
+    start = start._replace(searching=jnp.array(False), log_step=jnp.log(first * one))
+    seen = counts, signals, jnp.broadcast_to(jnp.asarray(settled), signals.shape)
+    return jax.lax.scan(step, start, seen)[1]

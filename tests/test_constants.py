@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import step_sizes
 
 import parabolic_optax as po
 from benchmarks import constants
@@ -62,21 +63,11 @@ def changing(optimizer, steps=900):
 
 def limited(setting, steps=900):
     """Step sizes that grow, but were found too long for a while."""
-    params, one = jnp.array([[3.0, -4.0, 0.0, 0.0]]), jnp.ones(1)
-    counts = jnp.arange(1, steps + 1, dtype=jnp.int32)
+    counts = jnp.arange(1, steps + 1)
+    signals = jnp.where((counts > 300) & (counts <= 320), 1.0, -1.0)
     with constants.replaced(setting):
         rule = po.step_multiplicative(limit=1.0)
-
-        def step(state, count):
-            yes, norm = jnp.array(True), jnp.float32(5.0)
-            sample = po.Sample(params, one, one, count, count, jnp.float32(1.0), yes, norm)
-            signal = jnp.where((count > 300) & (count <= 320), one, -one)
-            parabola = po.Parabola(sample._replace(settled=0.9), one, -signal, signal, one)
-            state = rule.update(parabola, state, params)[1]
-            return state, state.log_step
-
-        start = rule.init(params)._replace(searching=jnp.array(False), log_step=one)
-        return jax.lax.scan(step, start, counts)[1]
+        return step_sizes(rule, jnp.array([[3.0, -4.0, 0.0, 0.0]]), 5.0, signals, first=3.0)
 
 
 @pytest.fixture(scope="module")
