@@ -23,39 +23,35 @@ _MEMORY = 1.0
 
 
 class Lag(NamedTuple):
-    """Whether the tail follows the parameters; float32 scalars.
+    """Whether the tail follows the parameters.
 
     Attributes:
-      slope: running mean of <g, theta - y>, y the tail.
-      slope_size: that of its size.
-      forgotten: number of steps at the start of the run that no longer count.
+      means: running means of <g, theta - y>, y the tail, and of its size; float32 of shape [2].
+      forgotten: number of steps at the start of the run that no longer count; float32 scalar.
     """
 
-    slope: jax.Array
-    slope_size: jax.Array
+    means: jax.Array
     forgotten: jax.Array
 
     @classmethod
     def none(cls) -> "Lag":
-        zero = jnp.zeros([], jnp.float32)
-        return cls(zero, zero + 0.0, zero + 0.0)
+        return cls(jnp.zeros(2, jnp.float32), jnp.zeros([], jnp.float32))
 
     def after(self, slope: jax.Array, stride: jax.Array, age: jax.Array) -> "Lag":
         """Takes in the slope in a sample that stands for so many steps, at this age of the run."""
         weight = _tree.sample_weight(stride, age, _MEMORY, most=0.5)
-        mean = self.slope + weight * (slope - self.slope)
-        size = self.slope_size + weight * (jnp.abs(slope) - self.slope_size)
-        return Lag(mean, size, self.forgotten)
+        seen = jnp.stack([slope, jnp.abs(slope)])
+        return self._replace(means=_tree.follow(self.means, seen, weight))
 
     def forgetting(self, stride: jax.Array, count: jax.Array) -> "Lag":
         """Forgets what the means ask for, in so many steps, the last one the count."""
-        forgotten = self.forgotten + stride * lag_kernel(self.slope, self.slope_size)
+        forgotten = self.forgotten + stride * lag_kernel(*self.means)
         most = jnp.maximum(count - _LEAST, 0).astype(jnp.float32)
         return self._replace(forgotten=jnp.minimum(forgotten, most))
 
     def signal(self) -> jax.Array:
         """Mean slope over its mean size, and 1 where nothing was seen yet."""
-        return _signal(self.slope, self.slope_size)
+        return _signal(*self.means)
 
     def age(self, count: jax.Array) -> jax.Array:
         """Number of steps that count, when so many have been taken."""

@@ -13,16 +13,15 @@ from parabolic_optax._types import Parabola, Per, Sample, link
 class UncentredMoments(NamedTuple):
     """Running means over slopes s and positions x, one per parabola and one for the whole.
 
-    Each is float32 of shape [n + 1]; the last entry belongs to the displacement of all
-    parameters together.
+    Attributes:
+      means: of s, of its size, and of x, float32 of shape [3, n + 1]; the last column belongs to
+        the displacement of all parameters together.
     """
 
-    slope: jax.Array
-    slope_size: jax.Array
-    position: jax.Array
+    means: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
-        signal, curvature, offset = jax.vmap(uncentred_kernel)(*self)
+        signal, curvature, offset = jax.vmap(uncentred_kernel)(*self.means)
         return {"signal": signal, "curvature": curvature, "offset": offset}
 
     def restart(self) -> "UncentredMoments":
@@ -101,8 +100,8 @@ def estimate_uncentred(
     _checks.in_range("pooling", pooling, 0.0, 1.0)
 
     def init(params: Any) -> UncentredMoments:
-        zeros = jnp.zeros(_layout.Layout.of(params, per).size + 1, jnp.float32)
-        return UncentredMoments(zeros, zeros + 0.0, zeros + 0.0)
+        size = _layout.Layout.of(params, per).size
+        return UncentredMoments(jnp.zeros((3, size + 1), jnp.float32))
 
     def update(
         updates: Sample, state: UncentredMoments, params: Any = None, **extra_args: Any
@@ -110,26 +109,18 @@ def estimate_uncentred(
         del params, extra_args
         sample = updates
         slope, position = _with_whole(sample.slope, sample.position)
-        _checks.same_layout(len(slope) - 1, len(state.slope) - 1, "estimator")
-        surprise = _tree.ratio(slope, state.slope_size)
+        _checks.same_layout(len(slope) - 1, state.means.shape[1] - 1, "estimator")
+        surprise = _tree.ratio(slope, state.means[1])
         power, share = _tree.as_float32(memory, pooling)
         weight = _tree.sample_weight(sample.stride, sample.age, power, most=0.5)
-        fitted = UncentredMoments(
-            *(
-                mean + weight * (value - mean)
-                for mean, value in zip(state, (slope, jnp.abs(slope), position), strict=True)
-            )
-        )
-        state = _tree.where(sample.stride > 0, fitted, state)
+        seen = jnp.stack([slope, jnp.abs(slope), position])
+        means = _tree.follow(state.means, seen, weight)
 
-        signal, _, _ = jax.vmap(uncentred_kernel)(*state)
+        signal, _, _ = jax.vmap(uncentred_kernel)(*means)
         pooled = (1.0 - share) * signal[:-1] + share * signal[-1]
         # Where there was no gradient yet, or no motion, the whole speaks for the tensor: its step
         # size has to keep up for when there is.
-        size, place = (
-            jnp.where(mean[:-1] > 0.0, mean[:-1], mean[-1])
-            for mean in (state.slope_size, state.position)
-        )
+        size, place = (jnp.where(mean[:-1] > 0.0, mean[:-1], mean[-1]) for mean in means[1:])
         parabola = Parabola(
             sample=sample,
             curvature=_tree.ratio(pooled * size, place),
@@ -138,7 +129,7 @@ def estimate_uncentred(
             # A tensor must heed an alarm of the whole; the whole, that of a tensor, need not.
             surprise=jnp.maximum(surprise[:-1], surprise[-1]),
         )
-        return parabola, state
+        return parabola, UncentredMoments(means)
 
     return link(init, update)
 

@@ -28,50 +28,45 @@ _EARLY, _CUT = 100.0, 0.1
 
 
 class Verdict(NamedTuple):
-    """What the loss says of a decay early in a run; all are float32 scalars.
+    """What the loss says of a decay early in a run.
 
     Attributes:
-      slope: running mean of <g, D>, D the displacement of all parameters.
-      slope_size: that of its size.
-      rise: that of the part of it by which what decays has shrunk, 0 where it has grown.
-      change: sum of <g, D> / t, in proportion to the change of the loss since the first step.
-      log_left: logarithm of the share of the decay that is left.
+      means: running means of <g, D>, D the displacement of all parameters, of its size, and of the
+        part of it by which what decays has shrunk, 0 where it has grown; float32 of shape [3].
+      change: sum of <g, D> / t, in proportion to the change of the loss since the first step;
+        float32 scalar.
+      log_left: logarithm of the share of the decay that is left; float32 scalar.
     """
 
-    slope: jax.Array
-    slope_size: jax.Array
-    rise: jax.Array
+    means: jax.Array
     change: jax.Array
     log_left: jax.Array
 
     def after(self, sample: Sample, decays: jax.Array, weight: jax.Array) -> "Verdict":
         """Takes in a sample of which these leaves, or slices of them, decay: 1, others 0."""
         radial, count = _radial(sample), sample.count.astype(jnp.float32)
-        along_point, overlap, square = (jnp.sum(decays * each) for each in radial[:3])
+        slope, overlap, square = jnp.sum(decays * radial.products, axis=-1)
         shrunk = _tree.ratio(jnp.minimum(overlap, 0.0), square)
-        new = (radial.along, jnp.abs(radial.along), along_point * shrunk)
-        slope, size, rise = (m + weight * (n - m) for m, n in zip(self[:3], new, strict=True))
+        seen = jnp.stack([radial.along, jnp.abs(radial.along), slope * shrunk])
+        means = _tree.follow(self.means, seen, weight)
         change = self.change + sample.stride * radial.along / count
-        uphill = jnp.where(change > 0.0, uphill_kernel(slope, size, rise), 0.0)
+        uphill = jnp.where(change > 0.0, uphill_kernel(*means), 0.0)
         early = jnp.clip(2.0 - count / _EARLY, 0.0, 1.0)
         log_left = self.log_left - _CUT * early * sample.stride * uphill
-        return Verdict(slope, size, rise, change, log_left)
+        return Verdict(means, change, log_left)
 
 
 class DecayOutwardState(NamedTuple):
-    """State of :func:`decay_outward`; float32 scalars.
+    """State of :func:`decay_outward`.
 
     Attributes:
-      slope: running mean of the slope along the mean that is read out.
-      slope_size: that of its size.
-      log_length: running mean of log |y|, y the mean that is read out.
-      decay: what the first two ask for, and the verdict has left.
+      means: running means of the slope along the mean y that is read out, of its size, and of
+        log |y|; float32 of shape [3].
+      decay: what the first two ask for, and the verdict has left; float32 scalar.
       verdict: of the loss on it.
     """
 
-    slope: jax.Array
-    slope_size: jax.Array
-    log_length: jax.Array
+    means: jax.Array
     decay: jax.Array
     verdict: Verdict
 
@@ -265,8 +260,8 @@ def decay_outward(
 
     def init(params: Any) -> DecayOutwardState:
         del params
-        zero = jnp.zeros([], jnp.float32)
-        return DecayOutwardState(zero, zero + 0.0, zero + 0.0, zero + 0.0, _no_verdict())
+        zero, means = jnp.zeros([], jnp.float32), jnp.zeros(3, jnp.float32)
+        return DecayOutwardState(means, zero, _no_verdict())
 
     def update(
         updates: Sample, state: DecayOutwardState, params: Any = None, **extra_args: Any
@@ -277,32 +272,29 @@ def decay_outward(
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
-        slope, overlap, square = (jnp.sum(counted_in * each) for each in radial[:3])
-        weight = _tree.sample_weight(sample.stride, sample.age, power, most=0.5)
-        mean = state.slope + weight * (slope - state.slope)
-        size = state.slope_size + weight * (jnp.abs(slope) - state.slope_size)
-        share = jnp.float32(1.0) if always else outward_kernel(mean, size)
+        slope, overlap, square = jnp.sum(counted_in * radial.products, axis=-1)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
-        # Not limited as the weight of noisy slopes is: the first sample sets the level, and after t
-        # of them a power of t is read right to 1 / t.
-        follow = _tree.sample_weight(sample.stride, sample.age, power)
-        level = state.log_length + follow * (log_length - state.log_length)
-        verdict = state.verdict.after(sample, counted_in, weight)
-        left = 1.0 if always else jnp.exp(verdict.log_left)
-        fitted = DecayOutwardState(mean, size, level, left * largest * share, verdict)
+        seen = jnp.stack([slope, jnp.abs(slope), log_length])
+        # The last one is not limited as the weight of noisy slopes is: the first sample sets the
+        # level, and after t of them a power of t is read right to 1 / t.
+        most = jnp.array([0.5, 0.5, 1.0], jnp.float32)
+        weights = _tree.sample_weight(sample.stride, sample.age, power, most)
+        mean, size, level = means = _tree.follow(state.means, seen, weights)
+        verdict = state.verdict.after(sample, counted_in, weights[0])
+        share = 1.0 if always else jnp.exp(verdict.log_left) * outward_kernel(mean, size)
 
         # By what was known before the noise of this gradient was drawn. A mean of this power lags
         # behind by 1 / (memory + 1) in the logarithm of t.
         held = held_kernel((power + 1.0) * (log_length - level))
-        outward = jnp.where(largest > 0.0, outward_kernel(state.slope, state.slope_size), 0.0)
+        outward = jnp.where(largest > 0.0, outward_kernel(*state.means[:2]), 0.0)
         if not always:
             outward *= jnp.exp(state.verdict.log_left)
         growth = held * outward * _tree.ratio(overlap, square)
-        radial_slope = layout.pooled(counted_in * radial.slope)
+        radial_slope = layout.pooled(counted_in * radial.products[0])
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
             sample.slope, radial.length, radial_slope, growth
         )
-        state = _tree.where(sample.stride > 0, fitted, state)
+        state = DecayOutwardState(means, largest * share, verdict)
         # What has no gradient, such as a network behind jax.lax.stop_gradient, nothing drives.
         acts = sample.usable if always else sample.usable & radial.driven
         decay = _larger(sample.decay, counted_in * jnp.where(acts, state.decay, 0.0))
@@ -380,8 +372,7 @@ def decay_inward(
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         counted_in = _counted(mask, params, layout)
         weight = _tree.sample_weight(sample.stride, sample.count, jnp.float32(_GRACE), most=0.5)
-        verdict = state.verdict.after(sample, counted_in, weight)
-        state = state._replace(verdict=_tree.where(sample.stride > 0, verdict, state.verdict))
+        state = state._replace(verdict=state.verdict.after(sample, counted_in, weight))
         largest = state.share * jnp.exp(state.verdict.log_left) * _tree.as_float32(strength)[0]
         # Where the sample is not usable the step is zero, and no coordinate moves inward.
         decay = _larger(sample.inward_decay, largest * counted_in)
@@ -401,7 +392,7 @@ def _radial(sample: Sample) -> Radial:
 
 def _no_verdict() -> Verdict:
     zero = jnp.zeros([], jnp.float32)
-    return Verdict(zero, zero + 0.0, zero + 0.0, zero + 0.0, zero + 0.0)
+    return Verdict(jnp.zeros(3, jnp.float32), zero, zero + 0.0)
 
 
 def descend(sample: Sample, step: jax.Array, params: Any, layout: _layout.Layout) -> Any:

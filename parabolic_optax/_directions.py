@@ -59,15 +59,23 @@ class TrackDisplacementState(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a step learns before the base moves: of the gradient, and in a sample of the loss."""
+    """What a step learns before the base moves, and the means after it.
+
+    Attributes:
+      usable: as in :class:`Sample`.
+      stride: the same.
+      products: inner products, of shape [k, m], m as in :class:`Radial`; the last row is of the
+        gradient with itself, negative, the others are 0 between samples.
+      rounded: what rounding the means has added to the squared displacements, of shape [n], or
+        None where they are not rounded.
+      anchor: the slow mean.
+      tail: the fast one, or None.
+    """
 
     usable: jax.Array
-    slope: jax.Array
-    position: jax.Array
-    norm: jax.Array
-    radial: Radial | None
-    lag_slope: jax.Array | None
-    minus_squares: jax.Array
+    stride: jax.Array
+    products: jax.Array
+    rounded: jax.Array | None
     anchor: Any
     tail: Any
 
@@ -289,73 +297,60 @@ def track_displacement(
                     params,
                 )
                 means = (means[0], _pull(point, params, weight))
-            with_point = [(updates, point), (displacement, point)] if radial else []
-            with_ahead = []
+            pairs = [(updates, displacement), (displacement, displacement)]
+            if radial:
+                pairs += [(updates, point), (displacement, point)]
+            pairs.append((point, point))
             if looks_ahead:
                 ahead = jax.tree.map(lambda p, y: p.astype(y.dtype) - y, params, point)
-                with_ahead = [(updates, ahead)]
-            slope_dot, square, *others, point_square, minus_squares = layout.apart.inners(
-                (updates, displacement),
-                (displacement, displacement),
-                *with_point,
-                *with_ahead,
-                (point, point),
-                squares(),
-            )
-            along_point, along_ahead = others[: len(with_point)], others[len(with_point) :]
+                pairs.append((updates, ahead))
+            products = layout.apart.inners(*pairs, squares())
             # The loops that write have to wait for all inner products. Where they need not, XLA for
             # CPUs copies what they overwrite, and XLA for GPUs puts the sums into them, and
             # a loop that also reduces is slower than one more that only reads.
-            sums = sum(
-                jnp.sum(jnp.abs(each)) for each in (slope_dot, square, *others, point_square)
-            )
-            usable = _tree.informative(-jnp.sum(minus_squares)) & jnp.isfinite(sums)
-            driven, along = minus_squares < 0.0, jnp.sum(slope_dot)
-            square = layout.pooled(square)
-            slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)
-            position = length
+            sums = jnp.sum(jnp.abs(products[:-1]))
+            usable = _tree.informative(-jnp.sum(products[-1])) & jnp.isfinite(sums)
+            rounded = None
             if mean_dtype is not None:
-                # The part of the length that rounding the means has added. It would end the search
-                # for the scale before it begins.
-                rounded = layout.inner(*_rounding.distances(params, anchor))
-                position = _tree.root(square - (1.0 + share**2) * rounded)
+                rounded = (1.0 + share**2) * layout.inner(*_rounding.distances(params, anchor))
                 means = tuple(
                     _rounding.rounded(mean, kept, count, mean=n)
                     for n, (mean, kept) in enumerate(zip(means, (anchor, tail), strict=True))
                 )
-            rest = {"square": point_square, "length": length, "driven": driven, "along": along}
-            return _Seen(
-                usable,
-                slope,
-                position,
-                layout.norm(point_square, params),
-                Radial(*along_point, **rest) if radial else None,
-                jnp.sum(along_ahead[0]) if looks_ahead else None,
-                minus_squares,
-                *_tree.where(usable, means, (anchor, tail)),
-            )
+            stands_for = jnp.where(usable, stride, 0).astype(jnp.float32)
+            kept = _tree.where(usable, means, (anchor, tail))
+            return _Seen(usable, stands_for, products, rounded, *kept)
 
         def pass_by(anchor: Any, tail: Any) -> _Seen:
             minus_squares = layout.apart.inner(*squares())
             usable = _tree.informative(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
-            nothing = layout.pooled(none)
-            zero, driven = jnp.sum(none), minus_squares < 0.0
-            along_point = Radial(none, none, none, nothing, driven, zero) if radial else None
-            lag_slope = zero if looks_ahead else None
-            kept = (minus_squares, anchor, tail)
-            return _Seen(usable, nothing, nothing, zero, along_point, lag_slope, *kept)
+            others = [none] * (3 + 2 * radial + looks_ahead)
+            products = jnp.stack([*others, minus_squares])
+            rounded = None if mean_dtype is None else layout.pooled(none)
+            return _Seen(usable, jnp.sum(none), products, rounded, anchor, tail)
 
         seen = _tree.branch(due, look, pass_by, state.anchor, state.tail)
         skipped = jnp.where(seen.usable, state.skipped, _tree.next_count(state.skipped))
         # Read back from a number that is kept. What is not kept, here a sum over all tensors,
         # XLA computes anew in every loop over a tensor: quadratic work, also for the compiler.
         usable = skipped == state.skipped
+        # What is not a number is not seen. Means in which it has no weight then stay as they are.
+        products = jnp.where(usable, seen.products, 0.0)
+        slope_dot, square, *of_point = products[: 5 if radial else 3]
+        square, squares_of_gradient = layout.pooled(square), -products[-1]
+        slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)
+        # Rounding would end the search for the scale before it begins.
+        position = length if seen.rounded is None else _tree.root(square - seen.rounded)
+        with_point = None
+        if radial:
+            driven, along = squares_of_gradient > 0.0, jnp.sum(slope_dot)
+            with_point = Radial(products[2:5], length, driven, along)
 
         gradient_square, size = state.gradient_square, jnp.ones(layout.size, jnp.float32)
         if gradient_square is not None:
             size, fitted = jax.vmap(gradient_size_kernel, in_axes=(0, 0, None))(
-                -layout.pooled(seen.minus_squares) / layout.entries(params),
+                layout.pooled(squares_of_gradient) / layout.entries(params),
                 gradient_square,
                 _tree.recent_weight(age, _DECAY, jnp.float32),
             )
@@ -381,23 +376,21 @@ def track_displacement(
             )
 
         update, base_state = _tree.choose(usable, go, stay, state.base)
-        stands_for = jnp.where(due & usable, stride, 0).astype(jnp.float32)
         lag = state.lag
         if looks_ahead:
-            seen_lag = lag.after(seen.lag_slope, stands_for, age)
+            lag = lag.after(jnp.sum(products[-2]), seen.stride, age)
             if window is None:
-                seen_lag = seen_lag.forgetting(stands_for, count)
-            lag = _tree.where(stands_for > 0, seen_lag, lag)
+                lag = lag.forgetting(seen.stride, count)
         sample = Sample(
             update=update,
-            slope=seen.slope,
-            position=seen.position,
+            slope=slope,
+            position=position,
             count=count,
             age=age,
-            stride=stands_for,
+            stride=seen.stride,
             usable=usable,
-            norm=seen.norm,
-            radial=seen.radial,
+            norm=layout.norm(of_point[-1], params),
+            radial=with_point,
             settled=lag.signal() if looks_ahead else None,
         )
         return sample, TrackDisplacementState(

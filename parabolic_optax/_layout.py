@@ -82,10 +82,10 @@ class Layout:
         """Inner products of two trees, one per parabola, accumulated in at least float32."""
         return self.inners((a, b))[0]
 
-    def inners(self, *pairs: tuple[Any, Any]) -> list[jax.Array]:
-        """The same of several pairs of trees."""
+    def inners(self, *pairs: tuple[Any, Any]) -> jax.Array:
+        """The same of several pairs of trees, one row for each."""
         if not self.axes:
-            return [jnp.zeros(self.size, jnp.float32) for _ in pairs]
+            return jnp.zeros((len(pairs), self.size), jnp.float32)
         leaves = zip(*(jax.tree.leaves(tree) for pair in pairs for tree in pair), strict=True)
         parts = [_inner_leaf(each, axis) for each, axis in zip(leaves, self.axes, strict=True)]
         # One leaf after the other, and of every leaf one pair after the other.
@@ -97,7 +97,7 @@ class Layout:
             start += size
         stacked = jnp.concatenate([each for sums in parts for each in sums])
         added = _added(stacked, np.concatenate(owners, dtype=np.int32), len(pairs) * total)
-        return [self.pooled(sums) for sums in added.reshape(len(pairs), total)]
+        return self.pooled(added.reshape(len(pairs), total))
 
     @property
     def apart(self) -> "Layout":
@@ -105,8 +105,8 @@ class Layout:
         return dataclasses.replace(self, shared=False)
 
     def pooled(self, values: jax.Array) -> jax.Array:
-        """One value per parabola, from the sums that :attr:`apart` gives."""
-        return jnp.sum(values, keepdims=True) if self.shared else values
+        """One value per parabola, from the sums of [..., m] that :attr:`apart` gives."""
+        return jnp.sum(values, axis=-1, keepdims=True) if self.shared else values
 
     def shapes(self, tree: Any) -> list[tuple[int, ...]]:
         """Shape of each leaf of `tree`, or of one of its slices."""

@@ -175,10 +175,15 @@ def polynomial_weight(count: jax.Array, power: float | jax.Array) -> jax.Array:
 
 
 def sample_weight(
-    stride: jax.Array, count: jax.Array, power: float | jax.Array, most: float = 1.0
+    stride: jax.Array, count: jax.Array, power: float | jax.Array, most: float | jax.Array = 1.0
 ) -> jax.Array:
     """The same of a sample that stands for several steps, at most `most`."""
     return jnp.minimum(most, stride * polynomial_weight(count, power))
+
+
+def follow(mean: jax.Array, value: jax.Array, weight: jax.Array) -> jax.Array:
+    """A running mean after a value of this weight; where that is 0, as it was."""
+    return mean + weight * (value - mean)
 
 
 def as_float32(*values: float | jax.Array) -> list[jax.Array]:

@@ -26,14 +26,13 @@ Per = Literal["tensor", "global"] | Callable[[str, jax.Array], Axis] | Any
 class Radial(NamedTuple):
     """Inner products with the mean that is read out, or the parameters where none is kept.
 
-    Each of the first three is float32 of shape [m], m the number of parabolas, and that of leaves
-    where all share one; all but `driven` are 0 between samples.
+    With m the number of parabolas, and that of leaves where all share one. All but `driven` are 0
+    between samples.
 
     Attributes:
-      slope: of the gradient: derivative of the loss by the logarithm of the scale of that point,
-        to second order, loss units.
-      overlap: of the displacement, squared parameter units.
-      square: of that point itself, squared parameter units.
+      products: float32 of shape [3, m]: of the gradient (derivative of the loss by the logarithm of
+        the scale of that point, to second order, loss units), of the displacement, and of that
+        point itself (squared parameter units).
       length: of the displacement as it is kept, parameter units; the position leaves out what
         rounding the means has added to it; float32 of shape [n].
       driven: whether the gradient is not zero, between samples as well; bool of shape [m].
@@ -41,9 +40,7 @@ class Radial(NamedTuple):
         float32 scalar.
     """
 
-    slope: jax.Array
-    overlap: jax.Array
-    square: jax.Array
+    products: jax.Array
     length: jax.Array
     driven: jax.Array
     along: jax.Array

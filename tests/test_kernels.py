@@ -180,7 +180,7 @@ def test_inner_products_of_any_shape(shape):
 def test_many_equal_terms_are_not_lost(shape):
     a = jnp.full(shape, 0.1)
     got = _layout.Layout.of(a, "tensor").inners((a, a), (a, -a))
-    np.testing.assert_allclose(jnp.concatenate(got) / a.size, [0.01, -0.01], rtol=1e-4)
+    np.testing.assert_allclose(got[:, 0] / a.size, [0.01, -0.01], rtol=1e-4)
 
 
 def test_inner_products_are_differentiable():

@@ -104,7 +104,7 @@ def test_uphill_kernel(slope, size, rise, expected):
 def test_only_early_samples_are_judged():
     decay: Any = po.decay_inward(1.0)
     params, one, yes = jnp.ones((1, 2)), jnp.ones(1), jnp.array(True)
-    rises = po.Radial(-one, -one, one, one, jnp.ones(1, bool), jnp.float32(1.0))
+    rises = po.Radial(jnp.stack([-one, -one, one]), one, jnp.ones(1, bool), jnp.float32(1.0))
 
     def step(state, count):
         sample = po.Sample(
