@@ -234,7 +234,7 @@ def decay_outward(
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state
-      is nine float32 scalars; the tracker takes two more inner products for it.
+      is nine float32 numbers; the tracker takes two more inner products for it.
 
     Raises:
       ValueError: a constant is out of range; in the update, `mask` does not fit the parameters,
@@ -337,7 +337,7 @@ def decay_inward(
 
     Returns:
       A link from :class:`Sample` to :class:`Sample`, to stand behind the tracker. Its state is six
-      float32 scalars. Where :func:`decay_outward` asks for more, such a coordinate gets that.
+      float32 numbers. Where :func:`decay_outward` asks for more, such a coordinate gets that.
 
     Raises:
       ValueError: the constant is out of range; in the update, `mask` does not fit the parameters,

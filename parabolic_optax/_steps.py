@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from parabolic_optax import _checks, _decay, _layout, _tree
-from parabolic_optax._types import Parabola, Per, link
+from parabolic_optax._types import Parabola, Per, Sample, link
 
 # The search for the scale ends where the parameters have moved by this fraction of their
 # norm: far below what changes a network, far above the resolution of float32.
@@ -326,25 +326,11 @@ def step_multiplicative(
         _checks.same_layout(sample.slope.size, layout.size, "rule")
         upward, downward, fastest, alarm = _tree.as_float32(growth, decline, max_rate, brake)
 
-        travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
         count, age = sample.count.astype(jnp.float32), sample.age.astype(jnp.float32)
-        was_searching = state.searching & (state.scale > 0.0)
-        # Rounding lets the parameters fall short of the reach; half of it is good enough.
-        searching = was_searching & (travelled < 0.5 * _REACH)
-        search_end = jnp.where(searching, sample.count, state.search_end)
-        # What would move parameters by the reach along a direction of unit entries, and after
-        # t steps along one of entries of 1/t.
         root_entries = math.sqrt(max(1, _tree.size(sample.update)))
-        typical = state.scale / root_entries
-        blind = jnp.log(_REACH) + jnp.log(jnp.maximum(typical * count, 1e-30))
-        found = jax.vmap(search_kernel, in_axes=(0, 0, None, None, None))(
-            state.log_step, state.before, travelled, state.travelled, blind
-        )
-        # The first sample has not moved yet; the last one of the search may only cut back.
-        may_grow = searching & (sample.count > 1)
-        found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
+        found, searched = _search(state, sample, root_entries)
 
-        elapsed = jnp.clip(count - search_end.astype(jnp.float32), 1.0, age)
+        elapsed = jnp.clip(count - searched.search_end.astype(jnp.float32), 1.0, age)
         short = jnp.minimum(1.0, _LONG_RUN / age)
         drive = jnp.sign(updates.offset) * jnp.abs(updates.signal)
         up = jnp.minimum(fastest, upward / elapsed)
@@ -355,28 +341,16 @@ def step_multiplicative(
         change, owed = jax.vmap(lambda d, z, o: multiplicative_kernel(d, z, o, *rates))(
             drive, updates.surprise, state.owed
         )
+        was_searching = state.searching & (state.scale > 0.0)
         owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
-        longer = state.log_step + change
-        open_share = state.open_share
+        longer, open_share = state.log_step + change, state.open_share
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
             most = _tree.as_float32(limit)[0] * jnp.maximum(sample.norm, state.scale) / root_entries
-            used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
-            settled = jnp.zeros([], jnp.float32) if sample.settled is None else sample.settled
-            when = settled, count, sample.stride
-            open_share = jax.vmap(lambda share, u, d: open_kernel(share, u, d, *when))(
-                open_share, used, drive
-            )
+            open_share = _open(state, sample, drive, most)
             longer = jnp.minimum(longer, jnp.log(jnp.maximum(open_share * most, 1e-30)))
         log_step = jnp.where(was_searching, found, longer)
-        new = MultiplicativeState(
-            log_step,
-            state.log_step,
-            state.scale,
-            travelled,
-            search_end,
-            searching,
-            owed,
-            open_share,
+        new = searched._replace(
+            log_step=log_step, before=state.log_step, owed=owed, open_share=open_share
         )
 
         # With the step size of the previous sample, the loop over the parameters waits for the
@@ -386,6 +360,41 @@ def step_multiplicative(
         return moved, _tree.where(sample.stride > 0, new, state)
 
     return link(init, update)
+
+
+def _search(
+    state: MultiplicativeState, sample: Sample, root_entries: float
+) -> tuple[jax.Array, MultiplicativeState]:
+    """Logarithms of the step sizes that the search finds, and the state of the search after it."""
+    count = sample.count.astype(jnp.float32)
+    travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
+    # Rounding lets the parameters fall short of the reach; half of it is good enough.
+    searching = state.searching & (state.scale > 0.0) & (travelled < 0.5 * _REACH)
+    # What would move parameters by the reach along a direction of unit entries, and after
+    # t steps along one of entries of 1/t.
+    typical = state.scale / root_entries
+    blind = jnp.log(_REACH) + jnp.log(jnp.maximum(typical * count, 1e-30))
+    found = jax.vmap(search_kernel, in_axes=(0, 0, None, None, None))(
+        state.log_step, state.before, travelled, state.travelled, blind
+    )
+    # The first sample has not moved yet; the last one of the search may only cut back.
+    may_grow = searching & (sample.count > 1)
+    found = jnp.where(may_grow, found, jnp.minimum(found, state.log_step))
+    search_end = jnp.where(searching, sample.count, state.search_end)
+    after = state._replace(travelled=travelled, search_end=search_end, searching=searching)
+    return found, after
+
+
+def _open(
+    state: MultiplicativeState, sample: Sample, drive: jax.Array, most: jax.Array
+) -> jax.Array:
+    """Share that is open of the largest step size, [n]."""
+    used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
+    settled = jnp.zeros([], jnp.float32) if sample.settled is None else sample.settled
+    when = settled, sample.count.astype(jnp.float32), sample.stride
+    return jax.vmap(lambda share, u, d: open_kernel(share, u, d, *when))(
+        state.open_share, used, drive
+    )
 
 
 def _scale(params: Any, layout: _layout.Layout) -> jax.Array:
