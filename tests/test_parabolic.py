@@ -84,6 +84,23 @@ def test_golden_trace(monkeypatch, dense, window, least):
     assert (row["forgotten"] > 0.0) == (least < 300)
 
 
+def test_golden_trace_where_steps_come_to_their_limit():
+    """The loss falls for ever and the gradients vanish, so the signal stays at -1."""
+    start, constants = START[1], {"initial_step": 1e-4, "max_rate": 0.07}
+    rows = reference.trace(lambda params: [-np.exp(-params[0])], [start], 400, **constants)
+    _, (params, step_size) = train(
+        po.parabolic_adam(initial_step=1e-4),
+        lambda p: jnp.sum(jnp.exp(-p)),
+        jnp.asarray(start, jnp.float32),
+        400,
+        lambda params, state: (params, po.metrics(state)["step_size"]),
+    )
+    np.testing.assert_allclose(step_size, [row["step_size"][0] for row in rows], 2e-3)
+    np.testing.assert_allclose(params, [row["params"][0] for row in rows], 1e-3, 3e-4)
+    norm = np.linalg.norm(rows[-2]["tail"][0])
+    np.testing.assert_allclose(step_size[-1], 100 / 401 * norm / 2.0, rtol=1e-2)
+
+
 def test_translation_changes_nothing():
     def run(start, centre):
         curvatures = jnp.array([1.0, 20.0])
