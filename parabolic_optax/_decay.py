@@ -294,7 +294,8 @@ def decay_outward(
         along = jax.vmap(tangential_kernel, in_axes=(0, 0, 0, None))(
             sample.slope, radial.length, radial_slope, growth
         )
-        state = DecayOutwardState(means, largest * share, verdict)
+        asked = jnp.where(sample.stride > 0, largest * share, state.decay)
+        state = DecayOutwardState(means, asked, verdict)
         # What has no gradient, such as a network behind jax.lax.stop_gradient, nothing drives.
         acts = sample.usable if always else sample.usable & radial.driven
         decay = _larger(sample.decay, counted_in * jnp.where(acts, state.decay, 0.0))
