@@ -21,7 +21,8 @@ class UncentredMoments(NamedTuple):
     means: jax.Array
 
     def readings(self) -> dict[str, jax.Array]:
-        signal, curvature, offset = jax.vmap(uncentred_kernel)(*self.means)
+        # Also of several runs at once, which `metrics` then refuses.
+        signal, curvature, offset = uncentred_kernel(*jnp.moveaxis(self.means, -2, 0))
         return {"signal": signal, "curvature": curvature, "offset": offset}
 
     def restart(self) -> "UncentredMoments":
