@@ -45,9 +45,9 @@ class Verdict(NamedTuple):
     def after(self, sample: Sample, decays: jax.Array, weight: jax.Array) -> "Verdict":
         """Takes in a sample of which these leaves, or slices of them, decay: 1, others 0."""
         radial, count = _radial(sample), sample.count.astype(jnp.float32)
-        slope, overlap, square = jnp.sum(decays * radial.products, axis=-1)
+        along_point, overlap, square = jnp.sum(decays * radial.products, axis=-1)
         shrunk = _tree.ratio(jnp.minimum(overlap, 0.0), square)
-        seen = jnp.stack([radial.along, jnp.abs(radial.along), slope * shrunk])
+        seen = jnp.stack([radial.along, jnp.abs(radial.along), along_point * shrunk])
         means = _tree.follow(self.means, seen, weight)
         change = self.change + sample.stride * radial.along / count
         uphill = jnp.where(change > 0.0, uphill_kernel(*means), 0.0)
@@ -62,7 +62,7 @@ class DecayOutwardState(NamedTuple):
     Attributes:
       means: running means of the slope along the mean y that is read out, of its size, and of
         log |y|; float32 of shape [3].
-      decay: what the first two ask for, and the verdict has left; float32 scalar.
+      decay: what the first two means ask for, and the verdict has left; float32 scalar.
       verdict: of the loss on it.
     """
 
@@ -272,14 +272,15 @@ def decay_outward(
         _checks.same_layout(sample.slope.size, layout.size, "decay")
         largest, power = _tree.as_float32(strength, memory)
         counted_in = _counted(mask, params, layout)
-        slope, overlap, square = jnp.sum(counted_in * radial.products, axis=-1)
+        along_point, overlap, square = jnp.sum(counted_in * radial.products, axis=-1)
         log_length = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
-        seen = jnp.stack([slope, jnp.abs(slope), log_length])
+        seen = jnp.stack([along_point, jnp.abs(along_point), log_length])
         # The last one is not limited as the weight of noisy slopes is: the first sample sets the
         # level, and after t of them a power of t is read right to 1 / t.
         most = jnp.array([0.5, 0.5, 1.0], jnp.float32)
         weights = _tree.sample_weight(sample.stride, sample.age, power, most)
-        mean, size, level = means = _tree.follow(state.means, seen, weights)
+        means = _tree.follow(state.means, seen, weights)
+        mean, size, level = means
         verdict = state.verdict.after(sample, counted_in, weights[0])
         share = 1.0 if always else jnp.exp(verdict.log_left) * outward_kernel(mean, size)
 

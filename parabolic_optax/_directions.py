@@ -64,8 +64,9 @@ class _Seen(NamedTuple):
     Attributes:
       usable: as in :class:`Sample`.
       stride: the same.
-      products: inner products, of shape [k, m], m as in :class:`Radial`; the last row is of the
-        gradient with itself, negative, the others are 0 between samples.
+      products: inner products, of shape [k, m], m as in :class:`Radial`, in the order <g, D>,
+        <D, D>, <g, y>, <D, y> (both only with `radial`), <y, y>, <g, theta - y> (only with a
+        tail), -<g, g>. All but the last are 0 between samples.
       rounded: what rounding the means has added to the squared displacements, of shape [n], or
         None where they are not rounded.
       anchor: the slow mean.
@@ -185,7 +186,7 @@ def track_displacement(
         units in the last of 8 bits. The part of this in the positions is taken out as far as
         it is known. Leaves of less than 1,024 numbers, and complex ones, keep wide means.
       radial: whether to take the inner products with the mean that is read out as well, which
-        :func:`decay_outward` needs: three more in the same pass.
+        :func:`decay_outward` needs: two more in the same pass.
       normalize: whether the base sees the gradients of each parabola over their own size:
 
         .. math::
@@ -325,7 +326,7 @@ def track_displacement(
             minus_squares = layout.apart.inner(*squares())
             usable = _tree.informative(-jnp.sum(minus_squares))
             none = jnp.zeros_like(minus_squares)
-            others = [none] * (3 + 2 * radial + looks_ahead)
+            others = [none] * (3 + (2 if radial else 0) + (1 if looks_ahead else 0))
             products = jnp.stack([*others, minus_squares])
             rounded = None if mean_dtype is None else layout.pooled(none)
             return _Seen(usable, jnp.sum(none), products, rounded, anchor, tail)
@@ -337,15 +338,17 @@ def track_displacement(
         usable = skipped == state.skipped
         # What is not a number is not seen. Means in which it has no weight then stay as they are.
         products = jnp.where(usable, seen.products, 0.0)
-        slope_dot, square, *of_point = products[: 5 if radial else 3]
+        slope_dot, square, *with_point = products[: 5 if radial else 3]
         square, squares_of_gradient = layout.pooled(square), -products[-1]
         slope, length = jax.vmap(displacement_kernel)(layout.pooled(slope_dot), square)
         # Rounding would end the search for the scale before it begins.
-        position = length if seen.rounded is None else _tree.root(square - seen.rounded)
-        with_point = None
+        position = length
+        if seen.rounded is not None:
+            position = _tree.root(square - jnp.where(usable, seen.rounded, 0.0))
+        about_point = None
         if radial:
             driven, along = squares_of_gradient > 0.0, jnp.sum(slope_dot)
-            with_point = Radial(products[2:5], length, driven, along)
+            about_point = Radial(jnp.stack(with_point), length, driven, along)
 
         gradient_square, size = state.gradient_square, jnp.ones(layout.size, jnp.float32)
         if gradient_square is not None:
@@ -389,8 +392,8 @@ def track_displacement(
             age=age,
             stride=seen.stride,
             usable=usable,
-            norm=layout.norm(of_point[-1], params),
-            radial=with_point,
+            norm=layout.norm(with_point[-1], params),
+            radial=about_point,
             settled=lag.signal() if looks_ahead else None,
         )
         return sample, TrackDisplacementState(

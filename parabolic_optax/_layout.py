@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parabolic_optax import _tree
 from parabolic_optax._types import Axis, Per
 
 # Most terms, and most sums of so many, that are added one after the other: float32 then loses less
@@ -123,7 +124,7 @@ class Layout:
         """
         matrices = [len(shape) > 1 and math.prod(shape) > 0 for shape in self.shapes(tree)]
         counted = np.repeat(matrices, self.sizes).astype(bool)
-        return jnp.sqrt(jnp.sum(jnp.where(counted, squares, 0.0) if any(matrices) else squares))
+        return _tree.root(jnp.sum(jnp.where(counted, squares, 0.0) if any(matrices) else squares))
 
     def entries(self, tree: Any) -> np.ndarray:
         """Number of entries of `tree` per parabola, at least 1; float32."""

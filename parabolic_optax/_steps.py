@@ -328,7 +328,8 @@ def step_multiplicative(
 
         count, age = sample.count.astype(jnp.float32), sample.age.astype(jnp.float32)
         root_entries = math.sqrt(max(1, _tree.size(sample.update)))
-        found, searched = _search(state, sample, root_entries)
+        was_searching = state.searching & (state.scale > 0.0)
+        found, searched = _search(state, sample, was_searching, root_entries)
 
         elapsed = jnp.clip(count - searched.search_end.astype(jnp.float32), 1.0, age)
         short = jnp.minimum(1.0, _LONG_RUN / age)
@@ -341,7 +342,6 @@ def step_multiplicative(
         change, owed = jax.vmap(lambda d, z, o: multiplicative_kernel(d, z, o, *rates))(
             drive, updates.surprise, state.owed
         )
-        was_searching = state.searching & (state.scale > 0.0)
         owed = jnp.where(was_searching, 0.0, owed * count / (count + sample.stride))
         longer, open_share = state.log_step + change, state.open_share
         if limit is not None and any(len(shape) > 1 for shape in layout.shapes(sample.update)):
@@ -363,13 +363,13 @@ def step_multiplicative(
 
 
 def _search(
-    state: MultiplicativeState, sample: Sample, root_entries: float
+    state: MultiplicativeState, sample: Sample, was_searching: jax.Array, root_entries: float
 ) -> tuple[jax.Array, MultiplicativeState]:
     """Logarithms of the step sizes that the search finds, and the state of the search after it."""
     count = sample.count.astype(jnp.float32)
     travelled = _tree.ratio(_tree.root(jnp.sum(sample.position**2)), state.scale)
     # Rounding lets the parameters fall short of the reach; half of it is good enough.
-    searching = state.searching & (state.scale > 0.0) & (travelled < 0.5 * _REACH)
+    searching = was_searching & (travelled < 0.5 * _REACH)
     # What would move parameters by the reach along a direction of unit entries, and after
     # t steps along one of entries of 1/t.
     typical = state.scale / root_entries
@@ -388,7 +388,7 @@ def _search(
 def _open(
     state: MultiplicativeState, sample: Sample, drive: jax.Array, most: jax.Array
 ) -> jax.Array:
-    """Share that is open of the largest step size, [n]."""
+    """Share that is open of the limit, [n]; `most` is the step size at which all of it is used."""
     used = jnp.exp(state.log_step) / jnp.maximum(most, 1e-30)
     settled = jnp.zeros([], jnp.float32) if sample.settled is None else sample.settled
     when = settled, sample.count.astype(jnp.float32), sample.stride

@@ -182,8 +182,8 @@ def sample_weight(
 
 
 def follow(mean: jax.Array, value: jax.Array, weight: jax.Array) -> jax.Array:
-    """A running mean after a value of this weight; where that is 0, as it was."""
-    return mean + weight * (value - mean)
+    """A running mean after a value of this weight; as it was where that is 0, whatever the value."""
+    return jnp.where(weight > 0.0, mean + weight * (value - mean), mean)
 
 
 def as_float32(*values: float | jax.Array) -> list[jax.Array]:

@@ -27,7 +27,7 @@ class Radial(NamedTuple):
     """Inner products with the mean that is read out, or the parameters where none is kept.
 
     With m the number of parabolas, and that of leaves where all share one. All but `driven` are 0
-    between samples.
+    between samples, and all of them where the sample is not usable.
 
     Attributes:
       products: float32 of shape [3, m]: of the gradient (derivative of the loss by the logarithm of
@@ -60,8 +60,8 @@ class Sample(NamedTuple):
       age: the same without what is forgotten of the run, or at most the `window` of the tracker:
         what means and rates go by; int32 scalar.
       stride: number of steps that the sample stands for; 0 between samples and where it is not
-        usable. Then all that is known of the loss is 0 as well, and the links keep their state, by
-        giving it no weight; float32 scalar.
+        usable. Then `slope`, `position`, `norm`, and all of `radial` but `driven`, are 0 as well,
+        and the links keep their state; float32 scalar.
       usable: whether the squared norm of the gradient is a number other than zero, and all inner
         products are numbers. Where not, the step is zero; bool scalar.
       norm: of the matrices among the parameters, or of all where there are none, at their mean that

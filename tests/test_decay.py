@@ -374,6 +374,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, after[1], state[1])
 
 
+def test_between_samples_a_decay_that_is_found_stays():
+    params = jnp.array([2.0, -1.0])
+    tracker = po.track_displacement(optax.identity(), radial=True)
+    _, tracked = tracker.update(-params, tracker.init(params), params)
+    tracked = tracked._replace(count=jnp.array(6000))  # one of five is a sample
+    seen, state = [], po.decay_outward(0.25, mask=True).init(params)
+    for number in range(8):
+        # As with one that is injected.
+        decay = po.decay_outward(0.25 + number, mask=True)
+        sample, tracked = tracker.update(-params, tracked, params)
+        _, after = decay.update(sample, state, params)
+        seen.append(int(sample.stride))
+        assert (after.decay == state.decay) == (sample.stride == 0)
+        state = after
+    assert set(seen) == {0, 5}
+
+
 def test_reset_forgets():
     _, state, _ = train(po.parabolic_adamw(mask=True), separable, jnp.array([0.3, -0.1, 0.2]), 100)
     assert po.metrics(state)["weight_decay"] > 0.0

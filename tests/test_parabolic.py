@@ -97,6 +97,7 @@ def test_golden_trace_where_steps_come_to_their_limit():
     )
     np.testing.assert_allclose(step_size, [row["step_size"][0] for row in rows], 2e-3)
     np.testing.assert_allclose(params, [row["params"][0] for row in rows], 1e-3, 3e-4)
+    # 100 / (t + 1) of the limit; a step whose four entries are 1 is 2 long.
     norm = np.linalg.norm(rows[-2]["tail"][0])
     np.testing.assert_allclose(step_size[-1], 100 / 401 * norm / 2.0, rtol=1e-2)
 
