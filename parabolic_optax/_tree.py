@@ -182,7 +182,7 @@ def sample_weight(
 
 
 def follow(mean: jax.Array, value: jax.Array, weight: jax.Array) -> jax.Array:
-    """A running mean after a value of this weight; as it was where that is 0, whatever the value."""
+    """A running mean after a value of this weight. Where that is 0 it stays, whatever the value."""
     return jnp.where(weight > 0.0, mean + weight * (value - mean), mean)
 
 

@@ -489,7 +489,14 @@ def test_tables_of_the_synthetic_records():
     assert "| parabolic_adam() | 1.00 | never |" in report.steps(computed)
 
 
-@pytest.mark.parametrize("suite", sorted(path.stem for path in records.RESULTS.glob("*.jsonl")))
+@pytest.mark.parametrize(
+    "suite",
+    [
+        # The largest one is read by the test of the README's table as well.
+        pytest.param(path.stem, marks=pytest.mark.slow if path.stem == "confirmation" else ())
+        for path in sorted(records.RESULTS.glob("*.jsonl"))
+    ],
+)
 def test_every_stored_suite_can_be_reported(suite):
     computed = report.load(suite)
     assert computed.records

@@ -12,7 +12,9 @@ from benchmarks import disturbed
 from parabolic_optax._demo.optimizers import with_tail_mean
 
 
-@pytest.mark.parametrize("name", ["parabolic_adamw()", "parabolic_sgd()"])
+@pytest.mark.parametrize(
+    "name", ["parabolic_adamw()", pytest.param("parabolic_sgd()", marks=pytest.mark.slow)]
+)
 def test_rare_rows_do_not_take_the_steps_to_zero(name):
     """One row of a thousand raises an alarm in one step of 16, for ever."""
     problem = disturbed.rare(weighted=False)
@@ -53,7 +55,7 @@ def test_a_transformer_that_has_solved_its_task_keeps_what_it_learned(name):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name == "copies" else name
+        pytest.param(name, marks=pytest.mark.slow if name in ("copies", "labels") else ())
         for name in disturbed.PROBLEMS
     ],
 )

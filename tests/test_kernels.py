@@ -1,11 +1,15 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import parabolic_optax as po
 from parabolic_optax import _curvature, _directions, _layout, _saddle, _steps, _tree
 
 # XLA flushes subnormal numbers to 0, NumPy does not.
@@ -190,3 +194,13 @@ def test_inner_products_are_differentiable():
 
     np.testing.assert_allclose(jax.grad(squares)(jnp.arange(3.0)), [0.0, 2.0, 4.0])
     np.testing.assert_allclose(jax.jvp(squares, (jnp.arange(3.0),), (jnp.ones(3),))[1], 6.0)
+
+
+def test_the_norm_of_a_sample_that_says_nothing_is_differentiable():
+    tracker: Any = po.track_displacement(optax.identity())
+    params, zero = jnp.ones(3), jnp.zeros(3)
+
+    def norm(params):
+        return tracker.update(zero, tracker.init(params), params)[0].norm
+
+    assert jax.jvp(norm, (params,), (params,)) == (0.0, 0.0)

@@ -320,7 +320,8 @@ def test_readouts():
     jax.tree.map(np.testing.assert_array_equal, po.eval_params(state, params), params)
 
 
-@pytest.mark.parametrize("probes", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [True, False])
 def test_a_reset_forgets_the_noise_and_keeps_whether_it_is_measured(probes):
     optimizer = po.ogr() if probes else exact(4)
     (_, state), _ = train(optimizer, matrix_loss, matrix_params(), 8)

@@ -570,7 +570,12 @@ class Pair(NamedTuple):
     [
         ((jnp.ones((3, 2)), jnp.ones(2)), (0, None), [3, 1]),
         (Pair(jnp.ones((3, 2)), jnp.ones(2)), Pair(0, None), [3, 1]),
-        ({"l": (jnp.ones((3, 2)), jnp.ones(2)), "e": ()}, {"l": 0, "e": None}, [3, 2]),
+        pytest.param(
+            {"l": (jnp.ones((3, 2)), jnp.ones(2)), "e": ()},
+            {"l": 0, "e": None},
+            [3, 2],
+            marks=pytest.mark.slow,
+        ),
         ({"l": (jnp.ones((3, 2)), jnp.ones(2))}, {"l": None}, [1, 1]),
     ],
 )
@@ -677,7 +682,13 @@ def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():
 
 
 @pytest.mark.parametrize(
-    "make", [po.parabolic_adam, po.parabolic_adamw, po.parabolic_sgd, po.parabolic_muon]
+    "make",
+    [
+        po.parabolic_adam,
+        po.parabolic_adamw,
+        pytest.param(po.parabolic_sgd, marks=pytest.mark.slow),
+        pytest.param(po.parabolic_muon, marks=pytest.mark.slow),
+    ],
 )
 def test_a_tensor_without_gradients_keeps_up_with_the_whole(make):
     """Such as an auxiliary head, or an expert, that is trained from later on."""

@@ -47,7 +47,9 @@ def followed(optimizer, params, steps=6):
     return jax.lax.scan(step, (params, optimizer.init(params)), None, steps)[0][0]
 
 
-@pytest.mark.parametrize("gradient", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    "gradient", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", MAKERS)
 def test_updates_have_the_parameters_types_and_the_state_keeps_its_own(name, gradient):
     optimizer = MAKERS[name]()
@@ -145,7 +147,9 @@ def test_constants_of_64_bits_do_not_widen_the_state():
         assert after.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", OGR)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "ogr" else ()) for n in OGR]
+)
 def test_constants_of_64_bits_do_not_widen_the_state_of_the_ogr_forms(name):
     constants = {key: np.float64(value) for key, value in constants_of(name).items()}
     with enable_x64(True):

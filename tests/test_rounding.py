@@ -134,7 +134,7 @@ def network(width=64):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in ("adam", "sgd") else ()) for n in OPTIMIZERS],
+    [pytest.param(n, marks=pytest.mark.slow if n != "adamw" else ()) for n in OPTIMIZERS],
 )
 def test_run_is_like_one_with_wide_means(name):
     params, loss = network()
@@ -203,6 +203,7 @@ def test_types_and_bytes(dtype):
         }
 
 
+@pytest.mark.slow
 def test_parameters_in_float64():
     with enable_x64(True):
         params = jnp.linspace(-1.0, 1.0, 1024)
@@ -266,6 +267,7 @@ def assert_close(a, b):
         np.testing.assert_allclose(np.float32(x), np.float32(y), rtol=2.0**-6, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loop_scan_and_plain_steps_agree():
     params, loss = network(32)
     optimizer = po.parabolic_adam(mean_dtype="bfloat16")

@@ -31,7 +31,8 @@ def follow(optimizer, steps, speed):
     return jax.lax.scan(step, carry, drawn)
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [po.parabolic_adamw, *SLOW])
 def test_what_is_read_out_follows_a_drift(make):
     run = jax.jit(lambda window: follow(make(window=window), 4000, 0.003)[1])
     windowed, whole = (run(window)[2000:].mean() for window in (300.0, 1e30))
