@@ -392,7 +392,7 @@ def track_displacement(
             age=age,
             stride=seen.stride,
             usable=usable,
-            norm=layout.norm(with_point[-1], params),
+            norm=_tree.root(layout.square(with_point[-1], params)),
             radial=about_point,
             settled=lag.signal() if looks_ahead else None,
         )

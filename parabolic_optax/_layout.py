@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parabolic_optax import _tree
 from parabolic_optax._types import Axis, Per
 
 # Most terms, and most sums of so many, that are added one after the other: float32 then loses less
@@ -116,15 +115,15 @@ class Layout:
             for leaf, axis in zip(jax.tree.leaves(tree), self.axes, strict=True)
         ]
 
-    def norm(self, squares: jax.Array, tree: Any) -> jax.Array:
-        """Norm of the matrices of `tree`, or of all of it where there are none.
+    def square(self, squares: jax.Array, tree: Any) -> jax.Array:
+        """Squared norm of the matrices of `tree`, or of all of it where there are none.
 
         A bias may have been set to the mean of the targets, whose unit is not that of the weights.
         `squares` are those that :attr:`apart` gives.
         """
         matrices = [len(shape) > 1 and math.prod(shape) > 0 for shape in self.shapes(tree)]
         counted = np.repeat(matrices, self.sizes).astype(bool)
-        return _tree.root(jnp.sum(jnp.where(counted, squares, 0.0) if any(matrices) else squares))
+        return jnp.sum(jnp.where(counted, squares, 0.0) if any(matrices) else squares)
 
     def entries(self, tree: Any) -> np.ndarray:
         """Number of entries of `tree` per parabola, at least 1; float32."""

@@ -404,7 +404,7 @@ def _scale(params: Any, layout: _layout.Layout) -> jax.Array:
     matrices among the leaves. What has none of these has a unit of its own, unless it starts at
     zero; then every leaf counts as a matrix of one column.
     """
-    norm = layout.norm(layout.apart.inner(params, params), params)
+    norm = _tree.root(layout.square(layout.apart.inner(params, params), params))
     shapes = list(zip(layout.shapes(params), layout.sizes, strict=True))
     ranks = [n * min(s[-1], math.prod(s[:-1])) for s, n in shapes if len(s) > 1]
     matrices = bool(ranks)

@@ -18,7 +18,7 @@ from benchmarks.tuning import climb, tune
 from benchmarks.workloads import __main__ as table_of_problems
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Compiling these takes a good part of the time of all others together.
+# Compiling these takes most of the time of all; tables are many and alike.
 COSTLY = (
     "bible",
     "continued",
@@ -46,9 +46,12 @@ def load(name):
         pytest.skip(str(error))
 
 
+TABLES = {*workloads.SUITES["development-tables"], *workloads.SUITES["audit-tables"]}
+
+
 def problems():
     for name in workloads.MAKERS:
-        costly = any(part in name for part in COSTLY)
+        costly = any(part in name for part in COSTLY) or (name.endswith("_mlp") and name in TABLES)
         yield pytest.param(name, marks=pytest.mark.slow if costly else (), id=name)
 
 

@@ -11,7 +11,7 @@ from tests.contract.subjects import OURS
 from tests.contract.table import BROKEN, ROWS
 
 # Nearly all of the time is compiling. So the quick tests take a row of these groups with the
-# optimizer to take first and every fourth row with one of its siblings in turn as well; the slow
+# optimizer to take first and every sixth row with one of its siblings in turn as well; the slow
 # tests take the others.
 LONG = (
     "distribution",
@@ -27,8 +27,8 @@ FIRST, SIBLINGS = "parabolic_adamw", ("parabolic_muon", "parabolic_sgd", "parabo
 
 def rows_and_names():
     for number, row in enumerate(ROWS):
-        turn = number // 4 % len(SIBLINGS)
-        quick = (FIRST, SIBLINGS[turn]) if number % 4 == 0 else (FIRST,)
+        turn = number // 6 % len(SIBLINGS)
+        quick = (FIRST, SIBLINGS[turn]) if number % 6 == 0 else (FIRST,)
         for name in OURS:
             slow = row.slow or (row.group in LONG and name not in quick)
             marks = [pytest.mark.slow] * slow

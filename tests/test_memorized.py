@@ -13,8 +13,8 @@ from benchmarks import memorized
 @pytest.mark.parametrize(
     "name",
     [
-        "parabolic_adam()",
         "parabolic_sgd()",
+        pytest.param("parabolic_adam()", marks=pytest.mark.slow),
         pytest.param("parabolic_adamw()", marks=pytest.mark.slow),
         pytest.param("parabolic_adamw(weight_decay=0)", marks=pytest.mark.slow),
         pytest.param("parabolic_muon()", marks=pytest.mark.slow),

@@ -684,8 +684,8 @@ def test_parameters_of_numpy_in_float64_are_those_of_jax_in_float32():
 @pytest.mark.parametrize(
     "make",
     [
-        po.parabolic_adam,
         po.parabolic_adamw,
+        pytest.param(po.parabolic_adam, marks=pytest.mark.slow),
         pytest.param(po.parabolic_sgd, marks=pytest.mark.slow),
         pytest.param(po.parabolic_muon, marks=pytest.mark.slow),
     ],

@@ -50,7 +50,13 @@ def followed(optimizer, params, steps=6):
 @pytest.mark.parametrize(
     "gradient", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("parabolic_adamw", "ogr_diagonal") else pytest.param(n, marks=pytest.mark.slow)
+        for n in MAKERS
+    ],
+)
 def test_updates_have_the_parameters_types_and_the_state_keeps_its_own(name, gradient):
     optimizer = MAKERS[name]()
     types = (jnp.bfloat16, jnp.float16, jnp.float32)

@@ -20,7 +20,10 @@ def stepped(optimizer, state, params, steps=1):
     return state
 
 
-@pytest.mark.parametrize(("mean_dtype", "rounding"), [(None, 0.0), ("bfloat16", 2.0**-7)])
+@pytest.mark.parametrize(
+    ("mean_dtype", "rounding"),
+    [(None, 0.0), pytest.param("bfloat16", 2.0**-7, marks=pytest.mark.slow)],
+)
 def test_averages_start_anew_after_a_reset(mean_dtype, rounding):
     """Small leaves keep wide means, hence one of 1,600 numbers."""
     far, near = ({"w": jnp.tile(tree["w"], (20, 20)), "b": tree["b"]} for tree in (FAR, NEAR))

@@ -157,7 +157,7 @@ def test_run_is_like_one_with_wide_means(name):
     assert narrow_loss < wide_loss + 1e-3 * first
 
 
-@pytest.mark.parametrize("tail_power", [9.0, None])
+@pytest.mark.parametrize("tail_power", [9.0, pytest.param(None, marks=pytest.mark.slow)])
 def test_position_is_unbiased_while_nothing_moves(tail_power):
     tracker = po.track_displacement(optax.identity(), tail_power=tail_power, mean_dtype="bfloat16")
     params = jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)
@@ -282,6 +282,7 @@ def test_loop_scan_and_plain_steps_agree():
     assert_close(scanned, plain)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side():
     params, loss = network(32)
     optimizer = po.parabolic_adam(mean_dtype="bfloat16")

@@ -68,7 +68,8 @@ def test_jumps_make_it_forget(make):
     assert not none.any()
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [po.parabolic_adamw, *SLOW])
 def test_little_is_forgotten_where_nothing_changes(make):
     left, forgotten = jax.jit(lambda: jump(make(), every=2000, steps=2000))()
     whole, _ = jax.jit(lambda: jump(make(window=1e9), every=2000, steps=2000))()
